@@ -1,0 +1,93 @@
+"""The immutable snapshot that a hook sees."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from noether.progress import Progress
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Event: TypeAlias = Literal["start", "accumulation_step", "before_update", "update", "end"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelView:
+    """A borrowed, read-only view of the model: current during the call, copied by what keeps it."""
+
+    parameters: Mapping[str, "Tensor"]
+    buffers: Mapping[str, "Tensor"]
+    call: Callable[..., Any] = field(repr=False)
+    losses: Callable[[Any], Mapping[str, "Tensor"]] = field(repr=False)
+    norm: Callable[[], "Tensor | None"] = field(repr=False)
+
+    @property
+    def gradients(self) -> Mapping[str, "Tensor"]:
+        """Parameter names to gradients, where they exist."""
+        return {n: p.grad for n, p in self.parameters.items() if p.grad is not None}
+
+    @property
+    def grad_norm(self) -> "Tensor | None":
+        """Norm of all gradients before clipping, 0-dimensional; None where there are none."""
+        return self.norm()
+
+    def loss(self, batch: Any) -> Mapping[str, "Tensor"]:
+        """The run's loss of a batch, by name, `total` among them, in the run's precision."""
+        return self.losses(batch)
+
+    def predict(self, batch: Any) -> Any:
+        """The model's output for a batch, in the run's precision.
+
+        The inputs are the first element of a tuple or list, else the batch itself.
+        """
+        return self.call(batch[0] if isinstance(batch, tuple | list) else batch)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the model itself, in the run's precision."""
+        return self.call(*args, **kwargs)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainState:
+    """One snapshot of a run. Tensors in it are borrowed: copy what you keep.
+
+    >>> TrainState("update", Progress(epoch=0), Progress(epoch=1)).closes_epoch
+    True
+    """
+
+    event: Event
+    before: Progress
+    now: Progress
+    performed: bool = True
+    """False when a non-finite update was skipped; it counts as an update all the same."""
+    total: Progress = Progress(None, None, None, None)
+    """The horizon; a count that isn't known is None."""
+    losses: Mapping[str, "Tensor"] = field(default_factory=dict)
+    """Mean over the update's samples, by name, `total` among them; on the device."""
+    outputs: Any = None
+    """What the loss function returned beside the loss, of the last micro-batch."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """The last value of each metric, a plain number equal on all ranks."""
+    fresh: frozenset[str] = frozenset()
+    """The metrics produced in this tick."""
+    results: Mapping[str, Any] = field(default_factory=dict)
+    """What the callback's own data pass gave."""
+    model: ModelView | Any = None
+    hyper: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Hyper-parameters by parameter group: `hyper["default"]["lr"]`."""
+    dataset_lengths: Mapping[str, int | None] = field(default_factory=dict)
+    timings: Mapping[str, float] = field(default_factory=dict)
+    """Seconds of this update by part: data_wait, forward, backward, update."""
+    memories: Mapping[str, Any] = field(default_factory=dict)
+    rank: int = 0
+    world_size: int = 1
+    reason: str | None = None
+    """Why the run ended, on the closing tick."""
+    exception: str | None = None
+    """The text of the exception that ends the run, for `on_exception`."""
+
+    @property
+    def closes_epoch(self) -> bool:
+        """Whether this tick's update was the last of its epoch."""
+        return bool(self.now.epoch > self.before.epoch)
