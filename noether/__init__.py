@@ -1,0 +1,126 @@
+"""A functional, composable callback pipeline for PyTorch training, with no inheritance."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from noether import hooks, schedules
+    from noether.callback import Callback, DataPass, chain, factory, hook, stateful
+    from noether.config import Run, load
+    from noether.effects import Do, Load, Log, Save, Say, Set, Stop, Write
+    from noether.errors import (
+        CheckpointError,
+        ConfigurationError,
+        HookError,
+        NonFiniteError,
+        RunLockedError,
+    )
+    from noether.progress import Progress
+    from noether.schedules import (
+        Schedule,
+        after,
+        always,
+        at,
+        between,
+        cooldown,
+        each_session,
+        every,
+        first,
+        never,
+        on_improvement,
+        on_plateau,
+        once_at_end,
+        once_at_start,
+        skip,
+        until,
+        when,
+        where,
+    )
+    from noether.signals import Interrupted, Preempted
+    from noether.state import ModelView, TrainState
+    from noether.training import train
+
+_SOURCES = {
+    "callback": ("Callback", "DataPass", "chain", "factory", "hook", "stateful"),
+    "config": ("Run", "load"),
+    "effects": ("Do", "Load", "Log", "Save", "Say", "Set", "Stop", "Write"),
+    "errors": (
+        *("CheckpointError", "ConfigurationError", "HookError", "NonFiniteError"),
+        "RunLockedError",
+    ),
+    "progress": ("Progress",),
+    "schedules": (
+        *("Schedule", "after", "always", "at", "between", "cooldown", "each_session", "every"),
+        *("first", "never", "on_improvement", "on_plateau", "once_at_end", "once_at_start"),
+        *("skip", "until", "when", "where"),
+    ),
+    "signals": ("Interrupted", "Preempted"),
+    "state": ("ModelView", "TrainState"),
+    "training": ("train",),
+}
+_MODULES = {name: module for module, names in _SOURCES.items() for name in names}
+
+__all__ = [
+    "Callback",
+    "CheckpointError",
+    "ConfigurationError",
+    "DataPass",
+    "Do",
+    "HookError",
+    "Interrupted",
+    "Load",
+    "Log",
+    "ModelView",
+    "NonFiniteError",
+    "Preempted",
+    "Progress",
+    "Run",
+    "RunLockedError",
+    "Save",
+    "Say",
+    "Schedule",
+    "Set",
+    "Stop",
+    "TrainState",
+    "Write",
+    "after",
+    "always",
+    "at",
+    "between",
+    "chain",
+    "cooldown",
+    "each_session",
+    "every",
+    "factory",
+    "first",
+    "hook",
+    "hooks",
+    "load",
+    "never",
+    "on_improvement",
+    "on_plateau",
+    "once_at_end",
+    "once_at_start",
+    "schedules",
+    "skip",
+    "stateful",
+    "train",
+    "until",
+    "when",
+    "where",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Late, so that the command line and schedules start without torch.
+    if name in ("hooks", "schedules"):
+        return importlib.import_module(f"noether.{name}")
+    if name not in _MODULES:
+        raise AttributeError(f"module 'noether' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"noether.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

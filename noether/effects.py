@@ -10,7 +10,7 @@ class Log:
     """Report metrics to the journal, the trackers and the hooks that run later in the tick."""
 
     metrics: Mapping[str, Any]
-    """Names to numbers or 0-dimensional tensors; tensors stay on the device until the tick's end."""
+    """Names to numbers or 0-dimensional tensors; tensors stay on the device until they are read."""
     over_ranks: Literal["mean", "sum", "max", "min", "none"] = "mean"
     summary: bool = False
     """Facts that hold for the whole run, such as a parameter count."""

@@ -48,6 +48,10 @@ class ModelView:
         return self.call(*args, **kwargs)
 
 
+UNKNOWN = Progress(None, None, None, None)
+"""A horizon of which nothing is known."""
+
+
 @dataclass(frozen=True, slots=True)
 class TrainState:
     """One snapshot of a run. Tensors in it are borrowed: copy what you keep.
@@ -61,7 +65,7 @@ class TrainState:
     now: Progress
     performed: bool = True
     """False when a non-finite update was skipped; it counts as an update all the same."""
-    total: Progress = Progress(None, None, None, None)
+    total: Progress = UNKNOWN
     """The horizon; a count that isn't known is None."""
     losses: Mapping[str, "Tensor"] = field(default_factory=dict)
     """Mean over the update's samples, by name, `total` among them; on the device."""

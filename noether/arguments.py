@@ -1,0 +1,118 @@
+"""The arguments of `train`, checked before anything is built, trained or written."""
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from noether import passes
+from noether.callback import Callback, Pipeline
+from noether.errors import ConfigurationError, suggestion
+from noether.progress import UNITS
+
+PLAIN = (bool, int, float, str, type(None))
+NOT_BUILT: Mapping[str, tuple[Any, str]] = {
+    "workers": (0, "loading happens in the training process"),
+    "strict": (False, "purity of hooks is not proven"),
+    "compile": (False, "the model is run as it is"),
+}
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "precision": ("fp32", "bf16"),
+    "lr_interval": ("update", "epoch"),
+}
+
+
+def checked(options: Mapping[str, Any], pipeline: Pipeline) -> None:
+    """Raise ConfigurationError with every mistake in the arguments of `train`."""
+    problems = [
+        *_limits(options["until"]),
+        *_counts(options),
+        *_choices(options),
+        *_not_built(options),
+        *_directories(options, pipeline),
+        *_passes(options["datasets"] or {}, pipeline),
+    ]
+    if problems:
+        raise ConfigurationError(problems)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a plain number; a boolean is none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _limits(until: Any) -> Iterator[str]:
+    if not isinstance(until, Mapping) or not until:
+        yield f"until is {until!r}; expected at least one limit, such as {{'epochs': 20}}"
+        return
+    for unit, limit in until.items():
+        if unit not in UNITS:
+            yield f"until: no unit is named {unit!r}. {suggestion(str(unit), UNITS)}"
+        elif not is_number(limit) or not limit >= 0:
+            yield f"until: {unit} is {limit!r}; expected a number, 0 or more"
+        elif unit != "seconds" and not isinstance(limit, int):
+            yield f"until: {unit} is {limit!r}; expected an integer"
+
+
+def _counts(options: Mapping[str, Any]) -> Iterator[str]:
+    for name in ("batch_size", "accumulate"):
+        value = options[name]
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            yield f"{name} is {value!r}; expected a positive integer"
+    for name in ("clip_norm", "clip_value"):
+        value = options[name]
+        if value is not None and not (is_number(value) and value > 0):
+            yield f"{name} is {value!r}; expected a positive number, or None"
+    if not isinstance(options["seed"], int) or isinstance(options["seed"], bool):
+        yield f"seed is {options['seed']!r}; expected an integer"
+
+
+def _choices(options: Mapping[str, Any]) -> Iterator[str]:
+    for name, known in CHOICES.items():
+        if options[name] == "fp16":
+            yield "precision 'fp16' is not built yet; use 'bf16' or 'fp32'"
+        elif options[name] not in known:
+            yield f"{name} is {options[name]!r}. {suggestion(str(options[name]), known)}"
+
+
+def _not_built(options: Mapping[str, Any]) -> Iterator[str]:
+    for name, (only, meanwhile) in NOT_BUILT.items():
+        if options[name] != only:
+            yield f"{name}={options[name]!r} is not built yet; {meanwhile}. Leave it at {only!r}"
+    ranks = os.environ.get("WORLD_SIZE", "1")
+    if ranks != "1":
+        yield f"training on {ranks} ranks (WORLD_SIZE) is not built yet; start one process"
+
+
+def _directories(options: Mapping[str, Any], pipeline: Pipeline) -> Iterator[str]:
+    if options["run_dir"] is not None:
+        return
+    if str(options["resume"]) != "never":
+        yield f"resume is {str(options['resume'])!r}, but there is no run_dir to resume in"
+    for callback in pipeline:
+        if _saves(callback):
+            yield f"{callback.name!r} saves checkpoints, but there is no run_dir to keep them in"
+
+
+def _saves(callback: Callback) -> bool:
+    origin = callback.origin
+    return origin is not None and origin.module == "noether.hooks.checkpointing"
+
+
+def _passes(datasets: Mapping[str, Any], pipeline: Pipeline) -> Iterator[str]:
+    for name, dataset in datasets.items():
+        if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+            yield f"data set {name!r} is a {type(dataset).__name__} without length or index"
+    for callback in pipeline:
+        if callback.data is not None:
+            for mistake in passes.mistakes(callback.data, datasets):
+                yield f"callback {callback.name!r}: {mistake}"
+
+
+def described_run(options: Mapping[str, Any], pipeline: Pipeline) -> dict[str, Any]:
+    """What `config.yaml` says: the given configuration, or the plain arguments and callbacks."""
+    if options["config"] is not None:
+        return dict(options["config"])
+    plain: dict[str, Any] = {k: v for k, v in options.items() if isinstance(v, PLAIN)}
+    del plain["resume"]
+    plain |= {"until": dict(options["until"]), "callbacks": [repr(c) for c in pipeline]}
+    return plain

@@ -1,0 +1,148 @@
+"""Choosing a valid checkpoint, and reading what is in it."""
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from noether.errors import CheckpointError, suggestion
+from noether.manifest import (
+    LATEST,
+    Candidates,
+    Damaged,
+    Manifest,
+    candidates,
+    read_manifest,
+    verify,
+    verify_file,
+)
+from noether.retention import ranked
+from noether.storage import STORAGE, Storage, replace_text
+
+REASON = "reason.txt"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A checkpoint whose files fit their digests."""
+
+    manifest: Manifest
+    notes: tuple[str, ...] = ()
+    """One line for each thing that was ignored or set aside on the way to it."""
+
+    @property
+    def directory(self) -> Path:
+        return self.manifest.directory
+
+
+def newest(folder: Path, *, storage: Storage = STORAGE) -> Found | None:
+    """The newest valid checkpoint in `folder`; None when there never was one.
+
+    Damaged ones are renamed `.bad-NAME`, and LATEST is put right. Raises CheckpointError when
+    there are only damaged ones, now or set aside before, or one of a newer noether.
+    """
+    found = _first_valid(folder, lambda manifests: manifests, "", _set_aside_before(folder))
+    if found is not None:
+        _repair(folder, found.directory.name, storage)
+    return found
+
+
+def find(folder: Path, tag: str) -> Found | None:
+    """The valid checkpoint claimed with `tag`: the best one if its claim keeps the best, else the
+    newest. `best` also finds what another tag keeps as best. None when no checkpoint has the tag.
+
+    Raises CheckpointError when all that might have it are damaged.
+    """
+    return _first_valid(folder, lambda found: _tagged(found, tag), f" with the tag {tag!r}", ())
+
+
+def load(directory: Path, name: str) -> Any:
+    """The tree in the file `name` of the checkpoint, on the CPU.
+
+    Its digest is verified first; no code in it is ever run. Raises CheckpointError naming the file.
+    """
+    manifest = read_manifest(directory)
+    if name not in manifest.files:
+        hint = suggestion(name, manifest.files)
+        raise CheckpointError(f"checkpoint {directory} holds no {name}. {hint}")
+    path = verify_file(manifest, name)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(f"{path} cannot be loaded: {error}") from error
+
+
+def _tagged(manifests: Sequence[Manifest], tag: str) -> Sequence[Manifest]:
+    exact = ranked(manifests, tag)
+    if exact or tag != "best":
+        return exact
+    tags = (c.tag for m in manifests for c in reversed(m.claims) if c.keep_best is not None)
+    return ranked(manifests, next(tags, tag))
+
+
+def _first_valid(
+    folder: Path,
+    wanted: Callable[[Sequence[Manifest]], Sequence[Manifest]],
+    which: str,
+    earlier: Sequence[Damaged],
+) -> Found | None:
+    seen = candidates(folder)
+    manifest, damaged = _verified(wanted(seen.manifests))
+    damaged = [*seen.damaged, *damaged]
+    notes = _notes(seen, damaged)
+    if manifest is not None:
+        return Found(manifest, notes)
+    if damaged or earlier:
+        named = "; ".join(map(str, [*damaged, *earlier]))
+        raise CheckpointError(f"{folder} holds no valid checkpoint{which}; damaged: {named}")
+    return None
+
+
+def _verified(manifests: Iterable[Manifest]) -> tuple[Manifest | None, list[Damaged]]:
+    damaged: list[Damaged] = []
+    for manifest in manifests:
+        try:
+            return verify(manifest.directory), damaged
+        except CheckpointError as error:
+            damaged.append(Damaged(manifest.directory, str(error)))
+    return None, damaged
+
+
+def _notes(seen: Candidates, damaged: Iterable[Damaged]) -> tuple[str, ...]:
+    ignored = (f"ignored {name}: not a checkpoint" for name in seen.ignored)
+    return (*ignored, *map(_set_aside, damaged))
+
+
+def _set_aside(damaged: Damaged) -> str:
+    """Rename it, with its reason inside. It may lie where nothing can be written: then it stays."""
+    directory = damaged.directory
+    names = (f".bad-{directory.name}{'' if n == 1 else f'-{n}'}" for n in count(1))
+    target = next(path for path in map(directory.with_name, names) if not path.exists())
+    try:
+        (directory / REASON).write_text(f"{damaged.reason}\n")
+        directory.rename(target)
+    except OSError as error:
+        return f"passed over {damaged}; it cannot be set aside: {error}"
+    return f"set aside as {target.name}: {damaged.reason}"
+
+
+def _set_aside_before(folder: Path) -> list[Damaged]:
+    return [Damaged(path, _reason(path)) for path in sorted(folder.glob(".bad-*"))]
+
+
+def _reason(path: Path) -> str:
+    with suppress(OSError):
+        return (path / REASON).read_text().strip()
+    return "set aside before"
+
+
+def _repair(folder: Path, name: str, storage: Storage) -> None:
+    """LATEST is for people and scripts; where nothing can be written it is left as it is."""
+    path = folder / LATEST
+    with suppress(OSError):
+        if not path.is_file() or path.read_bytes().strip() != name.encode():
+            replace_text(path, f"{name}\n", storage)

@@ -1,0 +1,85 @@
+"""The callbacks that are added by themselves, and how to switch them off."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from noether import hooks
+from noether.callback import Callback, Pipeline
+from noether.errors import ConfigurationError, suggestion
+from noether.progress import Progress
+from noether.schedules import Schedule, every, once_at_end
+
+MAX_SILENCE = 300
+"""Seconds after which a progress line is due in any case."""
+
+
+UNKNOWN_LENGTH = 5000
+
+
+def with_defaults(
+    pipeline: Pipeline,
+    total: Progress,
+    *,
+    defaults: bool | Mapping[str, bool],
+    log: Schedule | None,
+    track: Schedule | None,
+    saves: bool,
+) -> Pipeline:
+    """The pipeline with the default callbacks before it; an entry of the same name replaces one.
+
+    Raises ConfigurationError for a name in `defaults` that no default has.
+    """
+    table = _table(
+        _share(total, 100) if log is None else log, _share(total, 500) if track is None else track
+    )
+    if isinstance(defaults, Mapping):
+        unknown = [name for name in defaults if name not in table]
+        if unknown:
+            raise ConfigurationError(
+                f"defaults: no default callback is named {name!r}. {suggestion(name, table)}"
+                for name in unknown
+            )
+    taken = {callback.name for callback in pipeline}
+    if not saves or any(made_by(callback, hooks.checkpoint) for callback in pipeline):
+        taken.add("checkpoint")
+    added = [
+        make() for name, make in table.items() if _wanted(defaults, name) and name not in taken
+    ]
+    return (*_without_doubles(added), *pipeline)
+
+
+def _share(total: Progress, parts: int) -> Schedule:
+    """About `parts` times in the run; where its length is not known, as for 5,000 updates."""
+    length = UNKNOWN_LENGTH if total.update is None else total.update
+    return every(updates=max(length // parts, 1))
+
+
+def made_by(callback: Callback, factory: Callable[..., Callback]) -> bool:
+    """Whether the callback came from this factory."""
+    origin = callback.origin
+    named = (factory.__module__, factory.__qualname__)
+    return origin is not None and (origin.module, origin.qualname) == named
+
+
+def _table(log: Schedule, track: Schedule) -> Mapping[str, Callable[[], Callback]]:
+    said = log | every(seconds=MAX_SILENCE) | once_at_end
+    return {
+        "param_count": hooks.param_count,
+        "progress": lambda: hooks.progress(schedule=said),
+        "online_loss": lambda: log(hooks.online_loss()),
+        "learning_rate": lambda: track(hooks.learning_rate()),
+        "online_loss/track": lambda: track(hooks.online_loss(verbose=False)).named(
+            "online_loss/track"
+        ),
+        "checkpoint": hooks.checkpoint,
+    }
+
+
+def _wanted(defaults: Any, name: str) -> bool:
+    return bool(defaults.get(name, True) if isinstance(defaults, Mapping) else defaults)
+
+
+def _without_doubles(callbacks: list[Callback]) -> list[Callback]:
+    """Without `online_loss/track` where it would write the keys of `online_loss`."""
+    labels = {c.label for c in callbacks if c.name == "online_loss"}
+    return [c for c in callbacks if c.name != "online_loss/track" or c.label not in labels]

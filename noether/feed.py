@@ -1,0 +1,139 @@
+"""The feed: which samples each update takes, and the batches of them."""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import default_collate
+
+from noether.errors import ConfigurationError
+from noether.progress import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The samples of one update, split into micro-batches."""
+
+    micro_batches: tuple[Sequence[int], ...]
+    samples: int
+    closes_epoch: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """Training samples in an order that is a pure function of (seed, epoch)."""
+
+    dataset: Any
+    length: int
+    batch_size: int
+    """Samples of one update."""
+    accumulate: int
+    seed: int
+    shuffle: bool
+    drop_last: bool
+    collate: Callable[[list[Any]], Any] = default_collate
+
+    @property
+    def updates_per_epoch(self) -> int:
+        """Updates of one epoch; a left-over window is one of them unless it is dropped."""
+        if self.drop_last:
+            return self.length // self.batch_size
+        return math.ceil(self.length / self.batch_size)
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """Samples that one epoch trains on."""
+        return min(self.length, self.updates_per_epoch * self.batch_size)
+
+
+def feed(dataset: Any, *, batch_size: int, accumulate: int, collate: Any, **options: Any) -> Feed:
+    """The feed of a map-style data set; raises ConfigurationError where it can serve none."""
+    if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+        raise ConfigurationError(
+            [
+                f"the training set is a {type(dataset).__name__} without a length; "
+                "map-style data sets, with __len__ and __getitem__, are served so far"
+            ]
+        )
+    if batch_size % accumulate:
+        raise ConfigurationError(
+            [
+                f"batch_size {batch_size} is not a multiple of accumulate {accumulate}; "
+                "batch_size counts the samples of one update, over all its accumulation steps"
+            ]
+        )
+    options["collate"] = collate or default_collate
+    return Feed(dataset, len(dataset), batch_size, accumulate, **options)
+
+
+def permutation(seed: int, epoch: int, length: int) -> torch.Tensor:
+    """The order of the samples in an epoch: int64, shape (length,)."""
+    digest = hashlib.sha256(f"{seed}/{epoch}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return torch.randperm(length, generator=generator)
+
+
+def windows(feed: Feed, epoch: int, offset: int) -> Iterator[Window]:
+    """The windows of an epoch from its sample `offset` on; nothing before it is loaded."""
+    order = permutation(feed.seed, epoch, feed.length) if feed.shuffle else None
+    micro = feed.batch_size // feed.accumulate
+    end = feed.samples_per_epoch
+    for start in range(offset, end, feed.batch_size):
+        stop = min(start + feed.batch_size, end)
+        indices = range(start, stop) if order is None else order[start:stop].tolist()
+        parts = tuple(indices[i : i + micro] for i in range(0, len(indices), micro))
+        yield Window(parts, stop - start, stop == end)
+
+
+def fetch(dataset: Any, indices: Sequence[int], collate: Callable[[list[Any]], Any]) -> Any:
+    """The batch of these samples; an error names the sample it came from."""
+    if hasattr(dataset, "__getitems__"):
+        return collate(dataset.__getitems__(list(indices)))
+    samples = []
+    for index in indices:
+        try:
+            samples.append(dataset[index])
+        except Exception as error:
+            error.add_note(f"while loading sample {index} of {type(dataset).__name__}")
+            raise
+    return collate(samples)
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """The batch with every tensor in it on `device`."""
+    if isinstance(batch, torch.Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(to_device(part, device) for part in batch))
+    if isinstance(batch, list | tuple):
+        return type(batch)(to_device(part, device) for part in batch)
+    if isinstance(batch, Mapping):
+        return {key: to_device(part, device) for key, part in batch.items()}
+    return batch
+
+
+def horizon(feed: Feed, until: Mapping[str, float]) -> Progress:
+    """The counts that the run will end with; None for what can't be known beforehand."""
+    limits = [_updates(feed, unit, limit) for unit, limit in until.items() if unit in _COUNTED]
+    if not limits:
+        return Progress(None, None, None, until.get("seconds"))
+    update = min(limits)
+    epoch, rest = divmod(update, max(feed.updates_per_epoch, 1))
+    sample = epoch * feed.samples_per_epoch + rest * feed.batch_size
+    return Progress(epoch, update, sample, until.get("seconds"))
+
+
+_COUNTED = ("epochs", "updates", "samples")
+
+
+def _updates(feed: Feed, unit: str, limit: float) -> int:
+    """The update that reaches `limit`."""
+    if unit == "updates":
+        return math.ceil(limit)
+    if unit == "epochs":
+        return math.ceil(limit) * feed.updates_per_epoch
+    epochs, rest = divmod(math.ceil(limit), max(feed.samples_per_epoch, 1))
+    return epochs * feed.updates_per_epoch + math.ceil(rest / feed.batch_size)

@@ -1,0 +1,320 @@
+"""The fold: a pipeline's hooks run over one snapshot, giving memories and effects."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, get_args
+
+import torch
+
+from noether.callback import HOOKS, Callback, DataPass, Pipeline
+from noether.dataflow import matches, needed, order
+from noether.effects import Effect, Log, Write
+from noether.errors import HookError
+from noether.schedules import Tick
+from noether.state import TrainState
+
+EFFECTS = get_args(Effect)
+Serve = Callable[[DataPass], Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """An effect, and the callback and hook that asked for it; None: a firing that asked nothing."""
+
+    by: str
+    hook: str
+    effect: Effect | None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A hook that raised."""
+
+    callback: Callback
+    hook: str
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class Carry:
+    """What the fold hands on from snapshot to snapshot; a checkpoint holds it."""
+
+    memories: Mapping[str, Any] = field(default_factory=dict)
+    schedules: Mapping[str, Any] = field(default_factory=dict)
+    """Memories of the schedules that remember, by callback."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    fired: frozenset[str] = frozenset()
+    """The callbacks whose schedule fired at the last counts; the closing tick spares them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one snapshot led to."""
+
+    carry: Carry
+    state: TrainState
+    """The snapshot as it is after the tick, with its metrics."""
+    requests: tuple[Request, ...] = ()
+    failures: tuple[Failure, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """A pipeline in dataflow order, compiled into one tuple of callbacks per hook."""
+
+    pipeline: Pipeline
+    having: Mapping[str, Pipeline]
+    early: Pipeline
+    """Callbacks whose schedule is asked before the update is made."""
+    needs: Mapping[str, frozenset[str]]
+
+
+@dataclass(slots=True)
+class _Turn:
+    """The working memory of one snapshot's fold."""
+
+    fold: Fold
+    carry: Carry
+    state: TrainState
+    serve: Serve
+    memories: dict[str, Any]
+    schedules: dict[str, Any]
+    pending: dict[str, Any] = field(default_factory=dict)
+    """Metrics logged but not yet read from the device."""
+    sources: dict[str, str] = field(default_factory=dict)
+    requests: list[Request] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    fired: set[str] = field(default_factory=set)
+
+
+def compiled(pipeline: Pipeline) -> Fold:
+    """The fold of a pipeline; raises ConfigurationError with all that is wrong with it."""
+    ordered = order(pipeline)
+    having = {name: tuple(c for c in ordered if getattr(c, name) is not None) for name in HOOKS}
+    early = tuple(c for c in having["on_schedule"] if c.point != "tick")
+    having["on_schedule"] = tuple(c for c in having["on_schedule"] if c.point == "tick")
+    return Fold(ordered, having, early, {c.name: needed(c) for c in ordered})
+
+
+def begin(fold: Fold, state: TrainState, carry: Carry) -> Outcome:
+    """Memories for the callbacks that have none yet; memories of absent callbacks are dropped."""
+    turn = _turn(fold, state, carry, _serve_nothing)
+    names = {callback.name for callback in fold.pipeline}
+    turn.memories = {name: m for name, m in turn.memories.items() if name in names}
+    for callback in fold.pipeline:
+        if callback.init is not None and callback.name not in turn.memories:
+            turn.memories[callback.name] = _guarded(turn, callback, "init", callback.init, state)
+    starts = {c.name: c.schedule.initial for c in fold.pipeline if c.schedule is not None}
+    kept = {name: m for name, m in turn.schedules.items() if starts.get(name) is not None}
+    turn.schedules = {**{n: m for n, m in starts.items() if m is not None}, **kept}
+    return _outcome(turn, keep=True)
+
+
+def tick(
+    fold: Fold, state: TrainState, carry: Carry, serve: Serve, *, keep: bool = True
+) -> Outcome:
+    """Fold an opening, update or closing tick; with `keep` False no memory changes.
+
+    A hook that raises does not stop the others; it is among the outcome's failures.
+    """
+    turn = _turn(fold, state, carry, serve)
+    if state.event == "start":
+        _run_all(turn, "before_training")
+    elif state.event == "update":
+        _run_all(turn, "after_update")
+        if state.closes_epoch:
+            _run_all(turn, "after_epoch")
+    _run_scheduled(turn)
+    if state.event == "end":
+        _run_all(turn, "after_training")
+    _read(turn)
+    return _outcome(turn, keep=keep)
+
+
+def due_early(fold: Fold, moment: Tick, carry: Carry) -> tuple[frozenset[str], Carry]:
+    """The callbacks that will fire within the update about to be made, asked once per update."""
+    schedules = dict(carry.schedules)
+    due = frozenset(c.name for c in fold.early if _asked(c, moment, schedules))
+    return due, replace(carry, schedules=schedules)
+
+
+def passage(fold: Fold, state: TrainState, carry: Carry, due: frozenset[str]) -> Outcome:
+    """Fold a snapshot taken within an update: a micro-batch, or the gradients before the step."""
+    point = "after_accumulation_step" if state.event == "accumulation_step" else "before_update"
+    turn = _turn(fold, state, carry, _serve_nothing)
+    _run_all(turn, point)
+    for callback in fold.early:
+        if callback.point == point and callback.name in due:
+            _run(turn, callback, "on_schedule")
+    _read(turn)
+    return _outcome(turn, keep=True)
+
+
+def leave(fold: Fold, state: TrainState, carry: Carry, *hooks: str) -> Outcome:
+    """Run the hooks of a way out that keeps no memory: `after_training`, `on_exception`."""
+    turn = _turn(fold, state, carry, _serve_nothing)
+    for hook in hooks:
+        _run_all(turn, hook)
+    _read(turn)
+    return _outcome(turn, keep=False)
+
+
+def hook_error(failure: Failure, state: TrainState) -> HookError:
+    """The error that ends a run, naming callback, hook and progress."""
+    now = state.now
+    return HookError(
+        f"callback {failure.callback.name!r}, {failure.hook}, at update {now.update} "
+        f"(epoch {now.epoch}): {type(failure.error).__name__}: {failure.error}"
+    )
+
+
+def _turn(fold: Fold, state: TrainState, carry: Carry, serve: Serve) -> _Turn:
+    state = replace(state, metrics=carry.metrics, memories=carry.memories)
+    return _Turn(fold, carry, state, serve, dict(carry.memories), dict(carry.schedules))
+
+
+def _serve_nothing(data: DataPass) -> Mapping[str, Any]:
+    raise RuntimeError(f"a pass over {data.dataset!r} is served at the end of a tick only")
+
+
+def _outcome(turn: _Turn, *, keep: bool) -> Outcome:
+    memories = turn.memories if keep else turn.carry.memories
+    schedules = turn.schedules if keep else turn.carry.schedules
+    # The opening tick of a resumed session stands at the counts of the checkpoint's tick.
+    fired = frozenset(turn.fired) if turn.state.event == "update" else turn.carry.fired | turn.fired
+    carry = Carry(memories, schedules, turn.state.metrics, fired)
+    state = replace(turn.state, memories=memories)
+    return Outcome(carry, state, tuple(turn.requests), tuple(turn.failures))
+
+
+def _run_all(turn: _Turn, hook: str) -> None:
+    for callback in turn.fold.having[hook]:
+        _run(turn, callback, hook)
+
+
+def _run_scheduled(turn: _Turn) -> None:
+    closing = turn.state.event == "end"
+    for callback in turn.fold.having["on_schedule"]:
+        if turn.pending and _looks(turn, callback):
+            _read(turn)
+        if not _asked(callback, turn.state, turn.schedules):
+            continue
+        if closing and callback.name in turn.carry.fired:
+            continue
+        turn.fired.add(callback.name)
+        _run(turn, callback, "on_schedule")
+
+
+def _asked(callback: Callback, moment: Any, schedules: dict[str, Any]) -> bool:
+    schedule = callback.schedule
+    if schedule is None:
+        return True
+    if schedule.initial is None:
+        return schedule.asks(moment)
+    fires, schedules[callback.name] = schedule.step(moment, schedules[callback.name])
+    return fires
+
+
+def _looks(turn: _Turn, callback: Callback) -> bool:
+    """Whether the callback may look at a metric that is still on the device."""
+    if callback.reads is None:
+        return True
+    wanted = (*turn.fold.needs[callback.name], *callback.reads_optional)
+    return any(matches(metric, wanted) for metric in turn.pending)
+
+
+UNCONDITIONAL = ("before_training", "after_training", "on_exception")
+
+
+def _run(turn: _Turn, callback: Callback, hook: str) -> None:
+    if (
+        hook not in UNCONDITIONAL
+        and not turn.fold.needs[callback.name] <= turn.state.metrics.keys()
+    ):
+        return
+    before = len(turn.requests)
+    answer = _guarded(turn, callback, hook, _call, turn, callback, hook)
+    _guarded(turn, callback, hook, _accept, turn, callback, hook, answer)
+    if hook == "on_schedule" and len(turn.requests) == before:
+        turn.requests.append(Request(callback.name, hook, None))
+
+
+def _call(turn: _Turn, callback: Callback, hook: str) -> Any:
+    state = turn.state
+    if callback.data is not None and hook in ("on_schedule", "at_evaluation"):
+        state = replace(state, results=turn.serve(callback.data))
+    function = getattr(callback, hook)
+    with torch.no_grad():
+        if callback.init is None:
+            return function(state)
+        answer = function(state, turn.memories[callback.name])
+    if not (isinstance(answer, tuple) and len(answer) == 2):
+        raise TypeError(f"a stateful hook returns (memory, effects), not {answer!r}")
+    turn.memories[callback.name], effects = answer
+    return effects
+
+
+def _accept(turn: _Turn, callback: Callback, hook: str, answer: Any) -> None:
+    for effect in effects_of(answer):
+        if isinstance(effect, Log):
+            effect = _logged(turn, callback, effect)
+        elif isinstance(effect, Write):
+            effect = replace(effect, name=effect.name.replace("{I}", callback.label))
+        turn.requests.append(Request(callback.name, hook, effect))
+
+
+def effects_of(answer: Any) -> Iterable[Effect]:
+    """The effects in what a hook returned: None, one effect, or an iterable of them."""
+    if answer is None:
+        return ()
+    if isinstance(answer, EFFECTS):
+        return (answer,)
+    effects = tuple(answer) if isinstance(answer, Iterable) else (answer,)
+    for effect in effects:
+        if not isinstance(effect, EFFECTS):
+            raise TypeError(f"a hook returns None, an effect or effects, not {effect!r}")
+    return effects
+
+
+def _logged(turn: _Turn, callback: Callback, log: Log) -> Log:
+    metrics = {key.replace("{I}", callback.label): value for key, value in log.metrics.items()}
+    for key, value in metrics.items():
+        _check_metric(key, value)
+        if turn.sources.setdefault(key, callback.name) != callback.name:
+            raise ValueError(f"{turn.sources[key]!r} wrote {key} already; a metric has one writer")
+    turn.pending.update(metrics)
+    return replace(log, metrics=metrics)
+
+
+def _check_metric(key: str, value: Any) -> None:
+    scalar = value.ndim == 0 if isinstance(value, torch.Tensor) else isinstance(value, int | float)
+    if not scalar:
+        raise TypeError(f"metric {key} is {value!r}; a number or a 0-dimensional tensor is needed")
+
+
+def _read(turn: _Turn) -> None:
+    """Turn what was logged into plain numbers, with one transfer for all of them."""
+    if turn.pending:
+        fresh = turn.state.fresh | turn.pending.keys()
+        metrics = {**turn.state.metrics, **numbers(turn.pending)}
+        turn.state = replace(turn.state, metrics=metrics, fresh=fresh)
+        turn.pending.clear()
+
+
+def numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """Plain numbers of numbers and 0-dimensional tensors."""
+    tensors = {key: value for key, value in values.items() if isinstance(value, torch.Tensor)}
+    plain: dict[str, float] = {key: v for key, v in values.items() if key not in tensors}
+    if tensors:
+        # The one place where a logged tick waits for the device.
+        stacked = torch.stack([value.detach().double() for value in tensors.values()])
+        plain.update(zip(tensors, stacked.tolist(), strict=True))
+    return plain
+
+
+def _guarded(turn: _Turn, callback: Callback, hook: str, function: Any, *args: Any) -> Any:
+    try:
+        return function(*args)
+    except Exception as error:
+        turn.failures.append(Failure(callback, hook, error))
+        return None

@@ -1,0 +1,120 @@
+"""The run's append-only record: one JSON line for every tick where something happened."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from noether.errors import CheckpointError
+from noether.plain import plain
+from noether.progress import Progress
+
+
+def row(
+    tick: Literal["start", "update", "end"],
+    progress: Progress,
+    *,
+    metrics: Mapping[str, Any] | None = None,
+    effects: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
+    """A row with every key.
+
+    >>> row("update", Progress(update=3, sample=24), metrics={"loss": float("nan")})["metrics"]
+    {'loss': 'nan'}
+    """
+    return {
+        "tick": tick,
+        "epoch": progress.epoch,
+        "update": progress.update,
+        "sample": progress.sample,
+        "seconds": plain(progress.seconds),
+        "session": progress.session,
+        "metrics": plain(metrics or {}),
+        "effects": plain(effects),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """An open journal; each row is with the operating system when `append` returns."""
+
+    path: Path
+    descriptor: int
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Add a row, whole or not at all; raises OSError."""
+        line = json.dumps(plain(row), allow_nan=False).encode() + b"\n"
+        start = self.position()
+        try:
+            written = 0
+            while written < len(line):
+                written += os.write(self.descriptor, line[written:])
+        except BaseException:
+            with suppress(OSError):
+                os.ftruncate(self.descriptor, start)
+            raise
+
+    def position(self) -> int:
+        """Its size in bytes: what a checkpoint remembers to cut it back to."""
+        return os.fstat(self.descriptor).st_size
+
+    def sync(self) -> None:
+        """Flush it to the disk; raises OSError."""
+        os.fsync(self.descriptor)
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+
+
+def open_journal(path: Path, *, size: int | None = None) -> Journal:
+    """The journal at `path`, made if need be; cut back to `size` bytes, and to whole rows.
+
+    Raises OSError.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        data = path.read_bytes()[:size]
+        os.ftruncate(descriptor, _whole(data))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return Journal(path, descriptor)
+
+
+def _whole(data: bytes) -> int:
+    """The bytes up to the last line that is a row."""
+    end = data.rfind(b"\n") + 1
+    while end:
+        start = data.rfind(b"\n", 0, end - 1) + 1
+        if _row(data[start:end]) is not None:
+            break
+        end = start
+    return end
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    try:
+        found = json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def read(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of the journal at `path`; a torn end is left out, as being still written.
+
+    Raises OSError, and CheckpointError naming the line when rows follow one that is damaged.
+    """
+    damaged = 0
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            found = _row(line)
+            if found is None:
+                damaged = damaged or number
+            elif damaged:
+                raise CheckpointError(f"{path}:{damaged} is no row of a journal")
+            else:
+                yield found

@@ -1,0 +1,166 @@
+"""The training loop: a generator of snapshots, read top to bottom as training goes."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor
+
+from noether.errors import NonFiniteError
+from noether.feed import Feed, Window, fetch, to_device, windows
+from noether.machine import Machine, backward, finish_gradients, finite, hyper
+from noether.progress import Progress
+from noether.state import Event, TrainState
+
+Clock = Callable[[], float]
+
+
+@dataclass(slots=True)
+class Course:
+    """Where a run is: the mutable part of the loop, stored in a checkpoint."""
+
+    progress: Progress
+    coming: Progress
+    """The counts that the update under way will have reached."""
+    offset: int = 0
+    """Samples of the present epoch that have been trained on."""
+    skipped: int = 0
+    """Updates skipped in a row for being non-finite."""
+    verdict: Tensor | None = None
+    """Whether the last update was finite, not yet read from the device."""
+    clock: Clock = time.monotonic
+    since: float = 0.0
+    """Clock reading at the last tick."""
+    timings: dict[str, float] = field(default_factory=dict)
+
+
+def snapshots(
+    machine: Machine,
+    feed: Feed,
+    course: Course,
+    until: Mapping[str, float],
+    base: TrainState,
+    wanted: frozenset[str],
+) -> Iterator[TrainState]:
+    """Snapshots of every update until a limit is reached: one when it is complete, and, where
+    `wanted` names them, those within it. Nothing is computed ahead of the consumer.
+
+    Raises NonFiniteError for a loss or gradient that is not finite.
+    """
+    course.since = course.clock()
+    while not reached(course.progress, until):
+        for window in windows(feed, course.progress.epoch, course.offset):
+            yield from _update(machine, feed, course, window, base, wanted)
+            if reached(course.progress, until):
+                return
+
+
+def reached(progress: Progress, until: Mapping[str, float]) -> bool:
+    """Whether one of the limits is reached."""
+    return any(progress.count(unit) >= limit for unit, limit in until.items())
+
+
+def judge(course: Course) -> None:
+    """Read the last update's verdict; raises NonFiniteError, waits for the device."""
+    verdict, course.verdict = course.verdict, None
+    if verdict is not None and not bool(verdict):
+        raise NonFiniteError(
+            f"loss or gradient was not finite at or before update {course.progress.update}; the "
+            "last checkpoint precedes it. on_nonfinite='skip' drops such updates instead"
+        )
+
+
+def _update(
+    machine: Machine,
+    feed: Feed,
+    course: Course,
+    window: Window,
+    base: TrainState,
+    wanted: frozenset[str],
+) -> Iterator[TrainState]:
+    machine.module.train()
+    machine.optimizer.zero_grad(set_to_none=True)
+    coming = course.coming = advanced(course.progress, window)
+    losses: dict[str, Tensor] = {}
+    outputs: Any = None
+    timings = dict.fromkeys(("data_wait", "forward_backward", "update"), 0.0)
+    for indices in window.micro_batches:
+        started = course.clock()
+        batch = to_device(fetch(feed.dataset, indices, feed.collate), machine.device)
+        loaded = course.clock()
+        share = len(indices) / window.samples
+        parts, outputs = backward(machine, batch, share)
+        _add_losses(losses, parts, share)
+        timings["data_wait"] += loaded - started
+        timings["forward_backward"] += course.clock() - loaded
+        if "accumulation_step" in wanted:
+            now = course.progress
+            state = _snapshot(machine, base, "accumulation_step", now, now)
+            yield replace(state, losses=parts, outputs=outputs)
+    started = course.clock()
+    finish_gradients(machine)
+    performed = _judged(machine, course, losses)
+    if performed and "before_update" in wanted:
+        state = _snapshot(machine, base, "before_update", course.progress, coming)
+        yield replace(state, losses=losses, outputs=outputs)
+    if performed:
+        machine.optimizer.step()
+    if machine.scheduler is not None and _rate_steps(machine, window, performed=performed):
+        machine.scheduler.step()
+    ended = course.clock()
+    timings["update"] = ended - started
+    before, course.progress = course.progress, _timed(course, coming, ended)
+    course.offset = 0 if window.closes_epoch else course.offset + window.samples
+    state = _snapshot(machine, base, "update", before, course.progress)
+    yield replace(state, performed=performed, losses=losses, outputs=outputs, timings=timings)
+
+
+def advanced(progress: Progress, window: Window) -> Progress:
+    """The counts after the window's update."""
+    return replace(
+        progress,
+        epoch=progress.epoch + window.closes_epoch,
+        update=progress.update + 1,
+        sample=progress.sample + window.samples,
+    )
+
+
+def _timed(course: Course, progress: Progress, now: float) -> Progress:
+    # A clock that jumps back must not take training time away.
+    passed = max(now - course.since, 0.0)
+    course.since = now
+    return replace(progress, seconds=progress.seconds + passed)
+
+
+def _add_losses(losses: dict[str, Tensor], parts: Mapping[str, Tensor], share: float) -> None:
+    for name, loss in parts.items():
+        part = loss if share == 1.0 else loss * share
+        losses[name] = losses[name] + part if name in losses else part
+
+
+def _judged(machine: Machine, course: Course, losses: Mapping[str, Tensor]) -> bool:
+    """Whether the optimizer may step. Skipping reads the verdict now, raising one tick later."""
+    verdict = finite(machine, losses)
+    if machine.max_skipped is None:
+        judge(course)
+        course.verdict = verdict
+        return True
+    performed = bool(verdict)
+    course.skipped = 0 if performed else course.skipped + 1
+    if course.skipped > machine.max_skipped:
+        raise NonFiniteError(
+            f"{course.skipped} updates in a row were not finite, at update "
+            f"{course.progress.update + 1}; on_nonfinite allows {machine.max_skipped}"
+        )
+    return performed
+
+
+def _rate_steps(machine: Machine, window: Window, *, performed: bool) -> bool:
+    return window.closes_epoch if machine.lr_interval == "epoch" else performed
+
+
+def _snapshot(
+    machine: Machine, base: TrainState, event: Event, before: Progress, now: Progress
+) -> TrainState:
+    return replace(base, event=event, before=before, now=now, hyper=hyper(machine.optimizer))

@@ -1,0 +1,204 @@
+"""The live things of a run - model, loss, optimizer - and the single steps made with them."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from noether.errors import ConfigurationError
+from noether.state import ModelView
+
+MAX_SKIPPED = 100
+"""Non-finite updates in a row that `on_nonfinite="skip"` forgives."""
+
+
+@dataclass(slots=True)
+class Machine:
+    """What training changes. Only the loop steps it, and only `Set` and `Load` reach into it."""
+
+    module: torch.nn.Module
+    loss: Callable[[Any, Any], Any]
+    optimizer: torch.optim.Optimizer
+    scheduler: Any
+    lr_interval: str
+    precision: str
+    clip_norm: float | None
+    clip_value: float | None
+    max_skipped: int | None
+    """None: a non-finite update ends the run."""
+    device: torch.device
+    parameters: list[torch.nn.Parameter]
+    view: ModelView | None = None
+    grad_norm: Tensor | None = None
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The run's precision around a forward pass."""
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+
+def machine(
+    module: torch.nn.Module,
+    *,
+    loss: Callable[[Any, Any], Any],
+    optimizer: Any,
+    lr_scheduler: Any,
+    on_nonfinite: str | Mapping[str, int],
+    device: str | None,
+    **options: Any,
+) -> Machine:
+    """The machine of a run, its model on `device` (None: where it is)."""
+    if device is not None:
+        module.to(device)
+    first = next(module.parameters(), None)
+    place = torch.device("cpu") if first is None else first.device
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        optimizer = optimizer(module.parameters())
+    if callable(lr_scheduler) and not hasattr(lr_scheduler, "state_dict"):
+        lr_scheduler = lr_scheduler(optimizer)
+    if isinstance(lr_scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        raise ConfigurationError(
+            [
+                "lr_scheduler is a ReduceLROnPlateau, which needs a metric; "
+                "use a callback that reads the metric and returns Set('lr', ...)"
+            ]
+        )
+    made = Machine(
+        module,
+        loss,
+        optimizer,
+        lr_scheduler,
+        max_skipped=_max_skipped(on_nonfinite),
+        device=place,
+        parameters=[p for group in optimizer.param_groups for p in group["params"]],
+        **options,
+    )
+    made.view = _view(made)
+    return made
+
+
+def _max_skipped(on_nonfinite: str | Mapping[str, int]) -> int | None:
+    if on_nonfinite == "raise":
+        return None
+    if on_nonfinite == "skip":
+        return MAX_SKIPPED
+    if isinstance(on_nonfinite, Mapping) and set(on_nonfinite) == {"skip"}:
+        return on_nonfinite["skip"]
+    raise ConfigurationError(
+        [f"on_nonfinite is {on_nonfinite!r}; expected 'raise', 'skip' or {{'skip': LIMIT}}"]
+    )
+
+
+def _view(machine: Machine) -> ModelView:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with machine.autocast():
+            return machine.module(*args, **kwargs)
+
+    def losses(batch: Any) -> Mapping[str, Tensor]:
+        return evaluate_loss(machine, batch)[0]
+
+    def norm() -> Tensor | None:
+        return machine.grad_norm
+
+    return ModelView(
+        MappingProxyType(dict(machine.module.named_parameters())),
+        MappingProxyType(dict(machine.module.named_buffers())),
+        call,
+        losses,
+        norm,
+    )
+
+
+def evaluate_loss(machine: Machine, batch: Any) -> tuple[dict[str, Tensor], Any]:
+    """The named losses of a batch, `total` among them, and the loss function's outputs."""
+    with machine.autocast():
+        answer = machine.loss(machine.module, batch)
+    outputs = None
+    if isinstance(answer, tuple):
+        answer, outputs = answer
+    if isinstance(answer, Tensor):
+        return {"total": answer}, outputs
+    if not isinstance(answer, Mapping) or not answer or "total" in answer:
+        raise TypeError(
+            "the loss function returns a tensor, a mapping of named losses (`total` is their sum "
+            f"and ours to add), or a pair of either and outputs; found {answer!r}"
+        )
+    return {**answer, "total": sum(answer.values())}, outputs
+
+
+def backward(machine: Machine, batch: Any, share: float) -> tuple[dict[str, Tensor], Any]:
+    """Forward and backward of a micro-batch that is `share` of its update's samples."""
+    losses, outputs = evaluate_loss(machine, batch)
+    total = losses["total"] if share == 1.0 else losses["total"] * share
+    total.backward()  # type: ignore[no-untyped-call]
+    return {name: loss.detach() for name, loss in losses.items()}, outputs
+
+
+def finish_gradients(machine: Machine) -> None:
+    """Measure the gradients' norm, then clip them."""
+    gradients = [p.grad for p in machine.parameters if p.grad is not None]
+    machine.grad_norm = torch.nn.utils.get_total_norm(gradients) if gradients else None
+    if machine.clip_norm is not None and machine.grad_norm is not None:
+        torch.nn.utils.clip_grads_with_norm_(
+            machine.parameters, machine.clip_norm, machine.grad_norm
+        )
+    if machine.clip_value is not None:
+        torch.nn.utils.clip_grad_value_(machine.parameters, machine.clip_value)
+
+
+def finite(machine: Machine, losses: Mapping[str, Tensor]) -> Tensor:
+    """Whether loss and gradients are finite: a 0-dimensional boolean, still on the device."""
+    verdict = torch.isfinite(losses["total"])
+    return verdict if machine.grad_norm is None else verdict & torch.isfinite(machine.grad_norm)
+
+
+def hyper(optimizer: torch.optim.Optimizer) -> dict[str, dict[str, float]]:
+    """Hyper-parameters by group; a single unnamed group is `default`, others go by number."""
+    groups = optimizer.param_groups
+    return {group_name(groups, i): _numbers(group) for i, group in enumerate(groups)}
+
+
+def group_name(groups: list[dict[str, Any]], position: int) -> str:
+    """The name of a parameter group."""
+    unnamed = "default" if len(groups) == 1 else str(position)
+    return str(groups[position].get("name", unnamed))
+
+
+def _numbers(group: Mapping[str, Any]) -> dict[str, float]:
+    return {key: value for key, value in group.items() if type(value) in (int, float)}
+
+
+def apply_setting(machine: Machine, target: str, value: Any) -> None:
+    """Perform a `Set`: a hyper-parameter in every group, or `lr/encoder` in one."""
+    key, _, wanted = target.partition("/")
+    groups = machine.optimizer.param_groups
+    chosen = [g for i, g in enumerate(groups) if not wanted or group_name(groups, i) == wanted]
+    if not chosen or any(key not in group for group in chosen):
+        known = {f"{k}/{g}" for g, values in hyper(machine.optimizer).items() for k in values}
+        raise LookupError(f"Set({target!r}): no such hyper-parameter; known: {sorted(known)}")
+    for group in chosen:
+        group[key] = value
+
+
+@contextmanager
+def evaluating(module: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode; afterwards every submodule is in the mode it had."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+def weights_are_finite(machine: Machine) -> bool:
+    """Whether every weight is finite; waits for the device."""
+    norms = torch._foreach_norm([p.detach() for p in machine.parameters])
+    return not norms or math.isfinite(float(torch.stack([n.double() for n in norms]).sum()))

@@ -1,0 +1,219 @@
+"""What a checkpoint says about itself, and whether that is true."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from noether.errors import CheckpointError
+from noether.plain import plain
+from noether.storage import ASIDE
+
+MANIFEST = "manifest.json"
+LATEST = "LATEST"
+FORMAT = 1
+STEP = re.compile(r"step-\d+(-\d+)?")
+
+
+class NewerFormatError(CheckpointError):
+    """Written by a newer noether: whole, hence never set aside, but not readable here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Who asked for the checkpoint, and which ones of that tag stay (see `effects.Save`)."""
+
+    tag: str
+    by: str = ""
+    keep_last: int | None = None
+    keep_best: int | None = None
+    metric: str | None = None
+    value: float | None = None
+    mode: Literal["min", "max"] = "min"
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The manifest of the checkpoint in `directory`; `content` is all it holds."""
+
+    directory: Path
+    update: int
+    serial: int
+    """Number of the commit in its folder: orders two checkpoints of one update."""
+    claims: tuple[Claim, ...]
+    files: Mapping[str, Mapping[str, Any]]
+    """File name to its `bytes` and `sha256`."""
+    content: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.directory.name
+
+    @property
+    def progress(self) -> Mapping[str, Any]:
+        return dict(self.content.get("progress", {}))
+
+    @property
+    def best(self) -> bool:
+        return any(claim.keep_best is not None for claim in self.claims)
+
+    @property
+    def age(self) -> tuple[int, int]:
+        """Grows from commit to commit."""
+        return self.update, self.serial
+
+
+@dataclass(frozen=True, slots=True)
+class Damaged:
+    """A directory that was a checkpoint, and what is wrong with it."""
+
+    directory: Path
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.directory.name} ({self.reason})"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """What a folder of checkpoints holds."""
+
+    manifests: tuple[Manifest, ...]
+    """Newest first; their files are not verified yet."""
+    damaged: tuple[Damaged, ...]
+    """Checkpoints whose manifest cannot be read."""
+    ignored: tuple[str, ...]
+    """Names of everything else: foreign, half written, half deleted, set aside."""
+
+
+def sealed(content: Mapping[str, Any]) -> str:
+    """The manifest's text, with a digest of its own content; raises TypeError if it isn't plain."""
+    content = plain({key: item for key, item in content.items() if key != "digest"})
+    return json.dumps({**content, "digest": _digest(content)}, indent=1, sort_keys=True)
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """The manifest of the checkpoint at `directory`.
+
+    Raises CheckpointError when there is none, when it is damaged, or (NewerFormatError) when a
+    newer noether wrote it.
+    """
+    path = directory / MANIFEST
+    try:
+        content = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise CheckpointError(f"{directory} is no checkpoint: it holds no {MANIFEST}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict) or content.pop("digest", None) != _digest(content):
+        raise CheckpointError(f"{path} is damaged: its digest does not fit its content")
+    return parsed(directory, content)
+
+
+def parsed(directory: Path, content: Mapping[str, Any]) -> Manifest:
+    """`content` as a Manifest; raises CheckpointError naming what is wrong with it."""
+    form = content.get("format")
+    if isinstance(form, int) and form > FORMAT:
+        raise NewerFormatError(
+            f"{directory} has format {form}, this noether reads up to {FORMAT}: use a newer one"
+        )
+    try:
+        return Manifest(
+            directory=directory,
+            update=_whole(content["update"]),
+            serial=_whole(content["serial"]),
+            claims=tuple(_claim(**claim) for claim in content["claims"]),
+            files={_file_name(name): dict(record) for name, record in content["files"].items()},
+            content=content,
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{directory / MANIFEST} is no manifest: {error!r}") from error
+
+
+def _whole(count: Any) -> int:
+    if type(count) is not int or count < 0:
+        raise ValueError(f"{count!r} is no count")
+    return count
+
+
+def _claim(*, value: Any = None, **claim: Any) -> Claim:
+    return Claim(**claim, value=None if value is None else float(value))
+
+
+def _file_name(name: str) -> str:
+    if name in ("", ".", "..", MANIFEST) or "/" in name or "\0" in name:
+        raise ValueError(f"{name!r} is no name for a file of a checkpoint")
+    return name
+
+
+def verify(directory: Path) -> Manifest:
+    """The manifest of the checkpoint at `directory`, all of whose files fit their digests.
+
+    Raises CheckpointError naming the first file that does not.
+    """
+    manifest = read_manifest(directory)
+    for name in manifest.files:
+        verify_file(manifest, name)
+    return manifest
+
+
+def verify_file(manifest: Manifest, name: str) -> Path:
+    """The path of one file that fits its digest; raises CheckpointError naming it otherwise."""
+    path, record = manifest.directory / name, manifest.files[name]
+    try:
+        with open(path, "rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+            size = file.tell()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if size != record.get("bytes"):
+        raise CheckpointError(f"{path} has {size} bytes instead of {record.get('bytes')}")
+    if found != record.get("sha256"):
+        raise CheckpointError(f"{path} is damaged: its sha256 is not the manifest's")
+    return path
+
+
+def candidates(folder: Path) -> Candidates:
+    """The checkpoints in `folder`, newest first by their manifests, and what else lies there.
+
+    Raises CheckpointError when the folder cannot be listed or a newer noether wrote in it.
+    """
+    manifests, damaged, ignored = [], [], []
+    for entry in _entries(folder):
+        if not _may_be_checkpoint(entry):
+            ignored.append(entry.name)
+            continue
+        try:
+            manifests.append(read_manifest(entry))
+        except NewerFormatError:
+            raise
+        except CheckpointError as error:
+            if STEP.fullmatch(entry.name):
+                damaged.append(Damaged(entry, str(error)))
+            else:
+                ignored.append(entry.name)
+    # The name decides only between a checkpoint and its copy.
+    manifests.sort(key=lambda manifest: (manifest.age, manifest.name), reverse=True)
+    return Candidates(tuple(manifests), tuple(damaged), tuple(ignored))
+
+
+def _may_be_checkpoint(entry: Path) -> bool:
+    hidden = entry.name.startswith(".") or ASIDE.search(entry.name) is not None
+    return not hidden and (entry / MANIFEST).is_file()
+
+
+def _entries(folder: Path) -> Sequence[Path]:
+    try:
+        return sorted(entry for entry in folder.iterdir() if entry.name != LATEST)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise CheckpointError(f"checkpoints in {folder} cannot be listed: {error}") from error

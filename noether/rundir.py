@@ -1,0 +1,154 @@
+"""Run directories: numbered in their series, owned by one process, with a status for others."""
+
+import fcntl
+import json
+import os
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from noether.errors import CheckpointError, RunLockedError
+from noether.plain import plain
+from noether.storage import STORAGE, aside_suffix, discard, replace_text, writing
+
+STATUS = "status.json"
+CHECKPOINTS = "checkpoints"
+
+
+def new_run(series: Path) -> Path:
+    """Make the next numbered run directory of `series`; two processes never get the same.
+
+    Raises CheckpointError when it cannot be made.
+    """
+    try:
+        series.mkdir(parents=True, exist_ok=True)
+        run = _next(series)
+        (run / CHECKPOINTS).mkdir()
+        for directory in (run, series):
+            STORAGE.sync_directory(directory)
+    except OSError as error:
+        raise CheckpointError(f"no run directory can be made in {series}: {error}") from error
+    return run
+
+
+def _next(series: Path) -> Path:
+    numbers = (int(path.name) for path in series.iterdir() if _is_number(path.name))
+    following = count(max(numbers, default=0) + 1)
+    return next(run for number in following if _made(run := series / str(number)))
+
+
+def _made(directory: Path) -> bool:
+    try:
+        directory.mkdir()
+    except FileExistsError:  # another process was faster
+        return False
+    return True
+
+
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdigit() and not name.startswith("0")
+
+
+def runs(series: Path) -> list[Path]:
+    """The run directories of `series`, newest first."""
+    if not series.is_dir():
+        return []
+    found = (path for path in series.iterdir() if _is_number(path.name) and path.is_dir())
+    return sorted(found, key=lambda path: int(path.name), reverse=True)
+
+
+_held: set[int] = set()
+
+
+def _close_held() -> None:
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+# A forked loader worker that outlives a killed owner would go on holding the lock.
+os.register_at_fork(after_in_child=_close_held)
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """A run directory that no other process can lock until `release`, or this one's end."""
+
+    run: Path
+    descriptor: int
+
+    def release(self) -> None:
+        """Give the run directory back; nothing happens the second time, or in a forked child."""
+        if self.descriptor in _held:
+            _held.remove(self.descriptor)
+            # Closing alone waits for a worker that is being forked just now.
+            fcntl.flock(self.descriptor, fcntl.LOCK_UN)
+            os.close(self.descriptor)
+
+    def __enter__(self) -> "Lock":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def lock(run: Path) -> Lock:
+    """Own the run directory; the kernel frees it when the process ends, however it ends.
+
+    Raises RunLockedError naming the owner when there is one, and CheckpointError when the
+    directory cannot be written.
+    """
+    path = run / ".lock"
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise CheckpointError(f"run directory {run} cannot be locked: {error}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"pid {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
+    except BlockingIOError as error:
+        owner = os.pread(descriptor, 1000, 0).decode(errors="replace").strip()
+        os.close(descriptor)
+        raise RunLockedError(
+            f"run directory {run} is in use by {owner or 'another process'}: wait for it, or start "
+            "a run of its own"
+        ) from error
+    except OSError as error:
+        os.close(descriptor)
+        raise CheckpointError(f"run directory {run} cannot be locked: {error}") from error
+    _held.add(descriptor)
+    return Lock(run, descriptor)
+
+
+def write_status(run: Path, **fields: Any) -> None:
+    """Let `status.json` hold `fields` and nothing else, at once; raises OSError."""
+    replace_text(run / STATUS, json.dumps(plain(fields), indent=1) + "\n")
+
+
+def read_status(run: Path) -> dict[str, Any]:
+    """What `status.json` holds; empty when there is none. Raises CheckpointError if damaged."""
+    path = run / STATUS
+    try:
+        fields = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not isinstance(fields, dict):
+        raise CheckpointError(f"{path} is no status: it holds {fields!r}")
+    return fields
+
+
+def probe(run: Path) -> None:
+    """Write a few bytes where checkpoints will go; raises CheckpointError if that fails."""
+    folder = run / CHECKPOINTS
+    path = (folder if folder.is_dir() else run) / f".probe{aside_suffix()}"
+    try:
+        with writing(path) as sink:
+            sink.write(b"noether")
+    except OSError as error:
+        raise CheckpointError(f"run directory {run} cannot be written: {error}") from error
+    finally:
+        discard(path)

@@ -1,0 +1,160 @@
+"""The few file operations a commit is made of, as a record: a test makes any one of them fail."""
+
+import hashlib
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+
+def _create(path: Path) -> BinaryIO:
+    return open(path, "xb")
+
+
+def _write(file: BinaryIO, data: bytes | memoryview) -> int:
+    return file.write(data)
+
+
+def _fsync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _close(file: BinaryIO) -> None:
+    file.close()
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """How files are written; every function raises OSError."""
+
+    mkdir: Callable[[Path], None] = os.mkdir
+    create: Callable[[Path], BinaryIO] = _create
+    """Open a file that does not exist yet, for writing."""
+    write: Callable[[BinaryIO, bytes | memoryview], int] = _write
+    fsync: Callable[[BinaryIO], None] = _fsync
+    """Flush a file to the disk."""
+    close: Callable[[BinaryIO], None] = _close
+    sync_directory: Callable[[Path], None] = _sync_directory
+    """Flush the names in a directory to the disk."""
+    rename: Callable[[Path, Path], None] = os.rename
+    replace: Callable[[Path, Path], None] = os.replace
+    remove: Callable[[Path], None] = os.remove
+    rmdir: Callable[[Path], None] = os.rmdir
+
+
+STORAGE = Storage()
+
+
+@dataclass(slots=True)
+class Sink:
+    """What `torch.save` streams into: counts and digests what passes through."""
+
+    file: BinaryIO
+    storage: Storage
+    size: int = 0
+    sha256: Any = field(default_factory=hashlib.sha256)
+    error: BaseException | None = None
+    """The first one that writing raised, whatever the caller makes of it."""
+
+    def write(self, data: bytes | memoryview) -> int:
+        view = memoryview(data)
+        self.sha256.update(view)
+        self.size += view.nbytes
+        try:
+            return self.storage.write(self.file, data)
+        except BaseException as error:
+            self.error = self.error or error
+            raise
+
+    def flush(self) -> None:
+        """Nothing: the file is flushed once, when it is complete."""
+
+
+@contextmanager
+def writing(path: Path, storage: Storage = STORAGE) -> Iterator[Sink]:
+    """A sink into the new file `path`, on the disk when the block ends; raises OSError."""
+    file = storage.create(path)
+    try:
+        yield Sink(file, storage)
+        storage.fsync(file)
+        storage.close(file)
+    except BaseException:
+        with suppress(OSError):  # closing flushes again, and fails again; the first error counts
+            file.close()
+        raise
+
+
+def replace_text(path: Path, text: str, storage: Storage = STORAGE) -> None:
+    """Let `path` hold `text`, or what it held before, at every moment; raises OSError."""
+    aside = path.with_name(path.name + aside_suffix())
+    try:
+        with writing(aside, storage) as sink:
+            sink.write(text.encode())
+        storage.replace(aside, path)
+    except BaseException:
+        discard(aside, storage)
+        raise
+    storage.sync_directory(path.parent)
+
+
+def remove_tree(path: Path, storage: Storage = STORAGE) -> None:
+    """Remove a file, or a directory with all it holds; raises OSError."""
+    if path.is_symlink() or not path.is_dir():
+        return storage.remove(path)
+    for child in sorted(path.iterdir()):
+        remove_tree(child, storage)
+    return storage.rmdir(path)
+
+
+def discard(path: Path, storage: Storage = STORAGE) -> bool:
+    """Remove what is at `path` if that is possible; says whether it is gone."""
+    with suppress(OSError):
+        remove_tree(path, storage)
+    return not os.path.lexists(path)
+
+
+ASIDE = re.compile(r"\.tmp-(?P<pid>\d+)-(?P<host>[0-9a-f]{8})[0-9a-f]{8}$")
+
+
+def _host() -> str:
+    return hashlib.sha256(os.uname().nodename.encode()).hexdigest()[:8]
+
+
+def aside_suffix() -> str:
+    """`.tmp-PID-NONCE`, for what is being written; the nonce begins with a digest of the host."""
+    return f".tmp-{os.getpid()}-{_host()}{secrets.token_hex(4)}"
+
+
+def is_stale(name: str) -> bool:
+    """Whether `name` was written aside by a process of this host that is gone, or by this one.
+
+    This one counts as gone because a restarted container gets the same process id: ask before
+    the first commit only.
+    """
+    found = ASIDE.search(name)
+    if found is None or found["host"] != _host():
+        return False
+    return int(found["pid"]) == os.getpid() or not _alive(int(found["pid"]))
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True

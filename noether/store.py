@@ -1,0 +1,252 @@
+"""What a run keeps in its run directory: opening it, saving into it, and coming back from it."""
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from noether.callback import HOOKS, Callback
+from noether.checkpoint import Found, find, load, newest
+from noether.commit import commit
+from noether.effects import Save
+from noether.encoding import decode, encode, memory_types
+from noether.errors import CheckpointError, ConfigurationError
+from noether.feed import to_device
+from noether.fold import Carry, Request
+from noether.journal import Journal, open_journal
+from noether.loop import Course
+from noether.machine import Machine
+from noether.manifest import MANIFEST, verify
+from noether.progress import Progress
+from noether.randomness import capture
+from noether.retention import clean, prune
+from noether.rundir import CHECKPOINTS, Lock, lock, new_run, probe, read_status, runs, write_status
+
+WEIGHTS, STATE, CONFIG = "weights.pt", "state.pt", "config.yaml"
+
+
+@dataclass(slots=True)
+class Store:
+    """An owned run directory."""
+
+    run: Path
+    lock: Lock
+    begun_from: Found | None
+    """The checkpoint that this session goes on from."""
+    journal: Journal | None = None
+    committed: int | None = None
+    failed: int = 0
+    """Saves in a row that failed."""
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.run / CHECKPOINTS
+
+
+def finished(series: Path, resume: str) -> Path | None:
+    """The run that `resume` names, when it is done already."""
+    run = _named(series, resume)
+    return run if run is not None and read_status(run).get("state") == "done" else None
+
+
+def open_store(series: Path, resume: str) -> Store:
+    """The run directory that this session writes, locked and swept.
+
+    `never` makes the next one of the series; `auto` goes on with the newest, or makes one; `must`
+    only goes on; a path names a run to go on with, or a checkpoint that a new run starts from.
+
+    Raises ConfigurationError where there is nothing to go on with, CheckpointError where all
+    checkpoints are damaged, RunLockedError where another process owns the run.
+    """
+    run = _named(series, resume)
+    if run is None and resume == "must":
+        raise ConfigurationError([f"resume 'must': there is no run in {series}; use 'auto'"])
+    found = None
+    if run is None:
+        if resume not in ("never", "auto"):
+            found = Found(_explicit(Path(resume)))
+        run = new_run(series)
+    store = Store(run, lock(run), found)
+    try:
+        store.notes += clean(store.checkpoints)
+        store.begun_from = found or newest(store.checkpoints)
+        if store.begun_from is None and resume == "must":
+            raise ConfigurationError([f"resume 'must': {run} holds no checkpoint; use 'auto'"])
+        probe(run)
+    except BaseException:
+        store.lock.release()
+        raise
+    return store
+
+
+def _named(series: Path, resume: str) -> Path | None:
+    """The run to go on with; None: a new one."""
+    if resume == "never":
+        return None
+    if resume in ("auto", "must"):
+        return next(iter(runs(series)), None)
+    return Path(resume) if (Path(resume) / CHECKPOINTS).is_dir() else None
+
+
+def _explicit(path: Path) -> Any:
+    if not (path / MANIFEST).is_file():
+        raise ConfigurationError(
+            [
+                f"resume {str(path)!r} is neither auto, must, never, a run directory, "
+                f"nor a checkpoint with a {MANIFEST}"
+            ]
+        )
+    return verify(path)
+
+
+def begin_journal(store: Store, size: int | None, config: Mapping[str, Any]) -> None:
+    """Open the journal, cut back to what the checkpoint knew, and write the configuration."""
+    store.journal = open_journal(store.run / "journal.jsonl", size=size)
+    text = yaml.safe_dump(dict(config), sort_keys=False)
+    (store.run / CONFIG).write_text(text, encoding="utf-8")
+
+
+def close_store(store: Store) -> None:
+    """Close the journal and give the run directory back."""
+    if store.journal is not None:
+        store.journal.close()
+    store.lock.release()
+
+
+def status(store: Store, state: str, now: Progress, **more: Any) -> None:
+    """Write `status.json`: the state, the last committed update, and a heartbeat."""
+    here = {"update": store.committed, "at_update": now.update, "session": now.session}
+    write_status(store.run, state=state, **here, heartbeat=time.time(), pid=os.getpid(), **more)
+
+
+def recorded_config(directory: Path) -> Any:
+    """The configuration beside a checkpoint's run; None where there is none to read."""
+    path = directory.parent.parent / CONFIG
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+
+
+def changed(before: Any, after: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Dotted path, old and new value wherever two configurations differ."""
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        for key in dict.fromkeys((*before, *after)):
+            deeper = f"{path}.{key}" if path else str(key)
+            yield from changed(before.get(key), after.get(key), deeper)
+    elif before != after:
+        yield path, before, after
+
+
+def save(
+    store: Store, requests: Sequence[Request], trees: Mapping[str, Any], about: Mapping[str, Any]
+) -> Path:
+    """Commit one checkpoint for all these requests, then prune; raises CheckpointError."""
+    claims = [{"by": r.by, **asdict(r.effect)} for r in requests if isinstance(r.effect, Save)]
+    if store.journal is not None:
+        store.journal.sync()
+    directory = commit(store.checkpoints, trees, {**about, "claims": claims})
+    store.committed = about["update"]
+    prune(store.checkpoints)
+    return directory
+
+
+def trees(
+    machine: Machine, course: Course, carry: Carry, seed: int, journal: int | None
+) -> dict[str, Any]:
+    """Everything a run is, as trees of tensors and plain values, by file name."""
+    state = {
+        "progress": asdict(course.progress),
+        "offset": course.offset,
+        "skipped": course.skipped,
+        "seed": seed,
+        "optimizer": machine.optimizer.state_dict(),
+        "scheduler": None if machine.scheduler is None else machine.scheduler.state_dict(),
+        "schedules": dict(carry.schedules),
+        "metrics": dict(carry.metrics),
+        "fired": sorted(carry.fired),
+        "trainable": {n: p.requires_grad for n, p in machine.module.named_parameters()},
+        "random": capture(),
+        "journal": journal,
+    }
+    memories = {n: encode(m, f"memory of callback {n!r}") for n, m in carry.memories.items()}
+    return {
+        WEIGHTS: encode(machine.module.state_dict(), "weights"),
+        STATE: {**encode(state, "state"), "memories": memories},
+    }
+
+
+def restore(
+    directory: Path, machine: Machine, course: Course, callbacks: Sequence[Callback]
+) -> tuple[Carry, dict[str, Any]]:
+    """Put a checkpoint into machine and course; gives the carry, and all that was stored.
+
+    Raises CheckpointError naming what does not fit.
+    """
+    load_weights(directory, machine)
+    stored = load(directory, STATE)
+    state = decode({k: v for k, v in stored.items() if k != "memories"}, {})
+    try:
+        machine.optimizer.load_state_dict(state["optimizer"])
+        if machine.scheduler is not None and state["scheduler"] is not None:
+            machine.scheduler.load_state_dict(state["scheduler"])
+        for name, parameter in machine.module.named_parameters():
+            parameter.requires_grad_(state["trainable"].get(name, parameter.requires_grad))
+    except (ValueError, KeyError) as error:
+        raise CheckpointError(f"{directory / STATE} does not fit this run: {error}") from error
+    course.progress = Progress(**state["progress"])
+    course.offset, course.skipped = state["offset"], state["skipped"]
+    memories = {
+        callback.name: _memory(callback, stored["memories"][callback.name], machine.device)
+        for callback in callbacks
+        if callback.name in stored["memories"]
+    }
+    fired = frozenset(state["fired"])
+    return Carry(memories, state["schedules"], state["metrics"], fired), state | {
+        "names": tuple(stored["memories"])
+    }
+
+
+def load_weights(directory: Path, machine: Machine) -> None:
+    """Put a checkpoint's weights into the model; raises CheckpointError where they do not fit."""
+    try:
+        machine.module.load_state_dict(load(directory, WEIGHTS))
+    except RuntimeError as error:
+        raise CheckpointError(f"{directory / WEIGHTS} does not fit the model: {error}") from error
+
+
+def load_tagged(store: Store, tag: str, machine: Machine) -> None:
+    """Put the weights of the checkpoint with `tag` into the model."""
+    found = find(store.checkpoints, tag)
+    if found is None:
+        raise CheckpointError(f"Load({tag!r}): {store.checkpoints} holds no checkpoint of that tag")
+    load_weights(found.directory, machine)
+
+
+def _memory(callback: Callback, tree: Any, device: torch.device) -> Any:
+    hooks = [getattr(callback, name) for name in ("init", *HOOKS)]
+    types = memory_types([hook for hook in hooks if hook is not None])
+    return decode(to_device(tree, device), types)
+
+
+def check_memories(callbacks: Sequence[Callback], carry: Carry) -> None:
+    """Prove before training that every memory can be stored and read back.
+
+    Raises ConfigurationError naming each callback whose memory cannot.
+    """
+    problems = []
+    for callback in callbacks:
+        if callback.name in carry.memories:
+            try:
+                tree = encode(carry.memories[callback.name], f"memory of {callback.name!r}")
+                _memory(callback, tree, torch.device("cpu"))
+            except (TypeError, CheckpointError) as error:
+                problems.append(str(error))
+    if problems:
+        raise ConfigurationError(problems)

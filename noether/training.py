@@ -1,0 +1,404 @@
+"""`train`: the fold over the loop's snapshots, from the opening tick to the closing one."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from noether import fold as folding
+from noether import passes
+from noether import store as storage
+from noether.arguments import checked, described_run
+from noether.callback import Callback, DataPass, Pipeline, chain
+from noether.checkpoint import newest
+from noether.console import Console
+from noether.defaults import with_defaults
+from noether.effects import Save
+from noether.feed import Feed, feed, horizon
+from noether.fold import Carry, Failure, Fold, Request
+from noether.loop import Clock, Course, judge, reached, snapshots
+from noether.machine import machine
+from noether.perform import World, perform, save, tell_failures
+from noether.progress import Progress
+from noether.randomness import restore, seed_all
+from noether.retention import summary
+from noether.rundir import CHECKPOINTS
+from noether.schedules import Schedule, Tick
+from noether.signals import Signals, listening
+from noether.state import TrainState
+
+HEARTBEAT = 10.0
+"""Seconds between two writings of `status.json`."""
+
+
+FEED = ("batch_size", "accumulate", "collate", "seed", "shuffle", "drop_last")
+DEFAULTS = ("defaults", "log", "track")
+MACHINE = (
+    *("loss", "optimizer", "lr_scheduler", "lr_interval", "precision"),
+    *("clip_norm", "clip_value", "on_nonfinite", "device"),
+)
+
+
+@dataclass(slots=True)
+class Session:
+    """One process's part of a run."""
+
+    world: World
+    fold: Fold
+    feed: Feed
+    until: Mapping[str, float]
+    base: TrainState
+    signals: Signals
+    datasets: Mapping[str, Any]
+    carry: Carry
+    due: tuple[int, frozenset[str]] = (0, frozenset())
+    """An update, and the callbacks that were found to fire within it."""
+    told: float = 0.0
+    """When `status.json` was last written."""
+
+
+def train(
+    model: Any,
+    train_set: Any,
+    *,
+    loss: Callable[[Any, Any], Any],
+    optimizer: Any,
+    until: Mapping[str, float],
+    batch_size: int = 64,
+    collate: Callable[[list[Any]], Any] | None = None,
+    callbacks: "Pipeline | Iterable[Callback]" = (),
+    datasets: Mapping[str, Any] | None = None,
+    lr_scheduler: Any = None,
+    lr_interval: str = "update",
+    accumulate: int = 1,
+    precision: str = "fp32",
+    clip_norm: float | None = None,
+    clip_value: float | None = None,
+    on_nonfinite: str | Mapping[str, int] = "raise",
+    workers: int = 0,
+    seed: int = 0,
+    run_dir: str | Path | None = None,
+    resume: str | Path = "never",
+    defaults: bool | Mapping[str, bool] = True,
+    log: Schedule | None = None,
+    track: Schedule | None = None,
+    strict: bool = False,
+    compile: bool = False,
+    drop_last: bool = False,
+    shuffle: bool = True,
+    device: str | None = None,
+    config: Mapping[str, Any] | None = None,
+    clock: Clock = time.monotonic,
+) -> TrainState:
+    """Train `model` until the first limit is reached, folding `callbacks` over every tick.
+
+    loss: `loss(model, batch)` gives the mean over the batch: a tensor, a mapping of named tensors,
+        or a pair of either and outputs.
+    optimizer: an optimizer, or a function of the parameters that makes one.
+    until: limits among epochs, updates, samples and seconds.
+    batch_size: samples of one update; each of its `accumulate` micro-batches has an equal share.
+        The last update of an epoch takes what is left, or is left out with `drop_last`.
+    datasets: evaluation sets by the names that data passes use.
+    on_nonfinite: "raise", read one tick late; "skip", or {"skip": limit in a row}, read at once.
+    run_dir: the series in which this run gets a numbered directory; None writes nothing.
+    resume: "never", "auto", "must", or the path of a run or a checkpoint.
+    defaults: False for no default callbacks, {"progress": False} for all but one.
+    config: what `config.yaml` in the run directory shall say.
+
+    Returns the closing snapshot. Raises ConfigurationError before anything is trained or written,
+    HookError, NonFiniteError or CheckpointError from the run; after a SIGTERM `Preempted` (exit
+    code 75), after a SIGINT `Interrupted`, a KeyboardInterrupt, each with a checkpoint committed.
+    """
+    options = dict(locals())
+    pipeline = chain(*callbacks)
+    checked(options, pipeline)
+    with listening() as signals:
+        series = None if run_dir is None else Path(run_dir)
+        if series is not None and (done := storage.finished(series, str(resume))) is not None:
+            return _already_done(done, options)
+        session = _prepared(options, pipeline, signals)
+        if series is None:
+            return _lived(session)
+        session.world.store = storage.open_store(series, str(resume))
+        return _recorded(session, described_run(options, session.fold.pipeline))
+
+
+def _chosen(options: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: options[name] for name in names}
+
+
+def _prepared(options: Mapping[str, Any], pipeline: Pipeline, signals: Signals) -> Session:
+    """A session at the beginning of a run, nothing written yet."""
+    served = feed(options["train_set"], **_chosen(options, FEED))
+    total = horizon(served, options["until"])
+    saves = options["run_dir"] is not None
+    pipeline = with_defaults(pipeline, total, saves=saves, **_chosen(options, DEFAULTS))
+    fold = folding.compiled(pipeline)
+    seed_all(options["seed"])
+    made = machine(options["model"], **_chosen(options, MACHINE))
+    datasets = dict(options["datasets"] or {})
+    start = Progress()
+    course = Course(start, start, clock=options["clock"])
+    lengths = {"train": served.length, **{n: len(d) for n, d in datasets.items()}}
+    base = TrainState("start", start, start, total=total, model=made.view, dataset_lengths=lengths)
+    world = World(made, course, options["seed"], Console(), None)
+    until = options["until"]
+    return Session(world, fold, served, until, base, signals, datasets, Carry())
+
+
+def _already_done(run: Path, options: Mapping[str, Any]) -> TrainState:
+    """The closing state of a run that is done, its weights put into the model."""
+    made = machine(options["model"], **_chosen(options, MACHINE))
+    found = newest(run / CHECKPOINTS)
+    now = Progress()
+    if found is not None:
+        storage.load_weights(found.directory, made)
+        now = Progress(**found.manifest.progress)
+    Console().say(f"{run} is done already, at update {now.update}; nothing is trained")
+    return TrainState("end", now, now, model=made.view, reason="the run was done already")
+
+
+def _recorded(session: Session, config: Mapping[str, Any]) -> TrainState:
+    """Live in a run directory, whose status tells the truth on every way out."""
+    store, console = session.world.store, session.world.console
+    assert store is not None
+    state, reason = "failed", "it ended before its first tick"
+    console.say(f"run directory {store.run}")
+    try:
+        size = _continue(session, store, config)
+        storage.begin_journal(store, size, config)
+        final = _lived(session)
+        state, reason = "done", str(final.reason)
+        return final
+    except (SystemExit, KeyboardInterrupt):
+        state, reason = "preempted", session.signals.name or "interrupted"
+        raise
+    except BaseException as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        _farewell(session, store, state, reason)
+
+
+def _farewell(session: Session, store: storage.Store, state: str, reason: str) -> None:
+    console = session.world.console
+    _status(session, state, reason)
+    storage.close_store(store)
+    for line in summary(store.checkpoints):
+        console.say(line)
+    for name, count in session.world.warned.items():
+        console.say(f"callback {name!r} failed {count} times; the run went on without it")
+    console.say(f"{state}: {reason}\nrun directory {store.run}")
+
+
+def _continue(session: Session, store: storage.Store, config: Mapping[str, Any]) -> int | None:
+    """Go on from the store's checkpoint; gives the journal's size then."""
+    for note in store.notes:
+        session.world.console.say(note)
+    found = store.begun_from
+    if found is None:
+        return 0
+    for note in found.notes:
+        session.world.console.warn(note)
+    course = session.world.course
+    session.carry, stored = storage.restore(
+        found.directory, session.world.machine, course, session.fold.pipeline
+    )
+    course.progress = replace(course.progress, session=course.progress.session + 1)
+    own = found.directory.parent == store.checkpoints
+    store.committed = course.progress.update if own else None
+    for line in _differences(session, stored, storage.recorded_config(found.directory), config):
+        session.world.console.say(line)
+    session.feed = replace(session.feed, seed=stored["seed"])
+    session.world.seed = stored["seed"]
+    restore(stored["random"])
+    session.world.console.say(f"resumed from {found.directory} at update {course.progress.update}")
+    return stored["journal"] if own else 0
+
+
+def _differences(
+    session: Session, stored: Mapping[str, Any], before: Any, config: Mapping[str, Any]
+) -> Iterable[str]:
+    """What the configuration says otherwise than the checkpoint's run, one line each."""
+    for key, old, new in storage.changed(before, config):
+        if key in ("run.seed", "seed"):
+            yield f"{key} stays {stored['seed']}, as the run was begun; {new} is for fresh runs"
+        else:
+            yield f"changed since the checkpoint: {key}: {old!r} -> {new!r}"
+    names = {callback.name for callback in session.fold.pipeline}
+    for name in stored["names"]:
+        if name not in names:
+            yield f"callback {name!r} is gone; its memory is dropped"
+    for callback in session.fold.pipeline:
+        if callback.init is not None and callback.name not in stored["names"]:
+            yield f"callback {callback.name!r} is new and starts from its init"
+
+
+def _lived(session: Session) -> TrainState:
+    """The run itself: opening tick, updates, closing tick; every way out runs the closing hooks."""
+    try:
+        reasons = _open(session) or _updates(session)
+        over = reasons or _limit(session)
+        if over:
+            return _close(session, over)
+        _preempted(session)
+    except Exception as error:
+        _leave(session, error, "on_exception", "after_training")
+        raise
+    except BaseException as error:
+        _leave(session, error, "after_training")
+        raise
+    finally:
+        session.world.console.wipe()
+    raise session.signals.error()
+
+
+def _open(session: Session) -> list[str]:
+    """Memories and opening tick; gives the reasons to stop."""
+    now = session.world.course.progress
+    state = _at(session, "start", now)
+    begun = folding.begin(session.fold, state, session.carry)
+    session.carry = begun.carry
+    _raise_fatal(session, begun.state, tell_failures(session.world, begun.failures))
+    storage.check_memories(session.fold.pipeline, session.carry)
+    return _tick(session, state, keep=now.session == 1)
+
+
+def _updates(session: Session) -> list[str]:
+    """Train until a limit, a stop or a signal; gives the reasons to stop."""
+    world, fold = session.world, session.fold
+    within = {"accumulation_step": "after_accumulation_step", "before_update": "before_update"}
+    wanted = frozenset(
+        event
+        for event, point in within.items()
+        if fold.having[point] or any(c.point == point for c in fold.early)
+    )
+    if session.signals.count:
+        return []
+    updates = snapshots(
+        world.machine, session.feed, world.course, session.until, session.base, wanted
+    )
+    for state in updates:
+        if state.event != "update":
+            _passage(session, state)
+            continue
+        reasons = _tick(session, state)
+        if reasons or session.signals.count:
+            return reasons
+    return []
+
+
+def _limit(session: Session) -> list[str]:
+    """The limit that is reached, as a reason to end; empty where none is."""
+    progress = session.world.course.progress
+    return [
+        f"reached {limit} {unit}"
+        for unit, limit in session.until.items()
+        if reached(progress, {unit: limit})
+    ]
+
+
+def _tick(session: Session, state: TrainState, *, keep: bool = True) -> list[str]:
+    """Fold a tick and perform what it asks; gives the reasons to stop."""
+    world = session.world
+    outcome = folding.tick(session.fold, state, session.carry, _server(session), keep=keep)
+    session.carry = outcome.carry
+    fatal = tell_failures(world, outcome.failures)
+    try:
+        reasons = perform(world, outcome)
+        if fatal and world.store is not None and state.event == "update":
+            save(world, session.carry, [_core("emergency")])
+    except Exception as error:
+        if not fatal:
+            raise
+        fatal[0].error.add_note(f"then, while its tick was performed: {error}")
+    _raise_fatal(session, outcome.state, fatal)
+    world.console.tick(outcome.state.now, outcome.state.total, outcome.state.metrics)
+    if world.store is not None and time.monotonic() - session.told > HEARTBEAT:
+        _status(session, "running", None)
+    return reasons
+
+
+def _passage(session: Session, state: TrainState) -> None:
+    """Fold a snapshot from within an update."""
+    course = session.world.course
+    if session.due[0] != course.coming.update:
+        moment = Tick(course.progress, course.coming, total=session.base.total)
+        due, session.carry = folding.due_early(session.fold, moment, session.carry)
+        session.due = (course.coming.update, due)
+    outcome = folding.passage(session.fold, state, session.carry, session.due[1])
+    session.carry = outcome.carry
+    _raise_fatal(session, state, tell_failures(session.world, outcome.failures))
+    perform(session.world, outcome)
+
+
+def _close(session: Session, reasons: list[str]) -> TrainState:
+    """The closing tick of a run that is over."""
+    judge(session.world.course)
+    state = _at(session, "end", session.world.course.progress)
+    state = replace(state, reason="; ".join(reasons))
+    _tick(session, state)
+    return replace(state, metrics=session.carry.metrics, memories=session.carry.memories)
+
+
+def _preempted(session: Session) -> None:
+    """Commit, then run the closing hooks, which change no memory any more."""
+    if session.world.store is not None:
+        save(session.world, session.carry, [_core("preempted")], final=True)
+    state = replace(_at(session, "end", session.world.course.progress), reason=session.signals.name)
+    outcome = folding.leave(session.fold, state, session.carry, "after_training")
+    _raise_fatal(session, state, tell_failures(session.world, outcome.failures))
+
+
+def _leave(session: Session, error: BaseException, *hooks: str) -> None:
+    """Run closing hooks on the way out of an error; what they raise is noted on it."""
+    state = _at(session, "end", session.world.course.progress)
+    state = replace(state, exception=f"{type(error).__name__}: {error}")
+    outcome = folding.leave(session.fold, state, session.carry, *hooks)
+    for failure in outcome.failures:
+        error.add_note(str(folding.hook_error(failure, state)))
+
+
+def _at(session: Session, event: Any, now: Progress) -> TrainState:
+    return replace(session.base, event=event, before=now, now=now)
+
+
+def _core(tag: str) -> Request:
+    return Request("noether", "core", Save(tag, keep_last=1))
+
+
+def _server(session: Session) -> Callable[[DataPass], Mapping[str, Any]]:
+    size = session.feed.batch_size // session.feed.accumulate
+
+    def serve(data: DataPass) -> Mapping[str, Any]:
+        return passes.serve(
+            data,
+            session.datasets[data.dataset],
+            session.world.machine,
+            batch_size=size,
+            collate=session.feed.collate,
+            poll=session.signals.poll,
+        )
+
+    return serve
+
+
+def _raise_fatal(session: Session, state: TrainState, fatal: list[Failure]) -> None:
+    """Raise the first error, the later ones as notes on it."""
+    if not fatal:
+        return
+    error = folding.hook_error(fatal[0], state)
+    for later in fatal[1:]:
+        error.add_note(str(folding.hook_error(later, state)))
+    raise error from fatal[0].error
+
+
+def _status(session: Session, state: str, reason: str | None) -> None:
+    store = session.world.store
+    if store is None:
+        return
+    session.told = time.monotonic()
+    storage.status(
+        store, state, session.world.course.progress, reason=reason, failed=session.world.warned
+    )
