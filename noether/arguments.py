@@ -7,7 +7,7 @@ from typing import Any
 from noether import passes
 from noether.callback import Callback, Pipeline
 from noether.errors import ConfigurationError, suggestion
-from noether.progress import UNITS
+from noether.progress import UNITS, Progress
 
 PLAIN = (bool, int, float, str, type(None))
 NOT_BUILT: Mapping[str, tuple[Any, str]] = {
@@ -106,6 +106,20 @@ def _passes(datasets: Mapping[str, Any], pipeline: Pipeline) -> Iterator[str]:
         if callback.data is not None:
             for mistake in passes.mistakes(callback.data, datasets):
                 yield f"callback {callback.name!r}: {mistake}"
+
+
+def check_horizon(pipeline: Pipeline, total: Progress) -> None:
+    """Raise ConfigurationError for shares of a run whose length in updates is not known."""
+    if total.update is not None:
+        return
+    problems = [
+        f"callback {callback.name!r}: {callback.schedule} needs to know the length of the run; "
+        "give `until` a limit in epochs, updates or samples"
+        for callback in pipeline
+        if callback.schedule is not None and callback.schedule.needs_total
+    ]
+    if problems:
+        raise ConfigurationError(problems)
 
 
 def described_run(options: Mapping[str, Any], pipeline: Pipeline) -> dict[str, Any]:

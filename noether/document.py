@@ -37,6 +37,8 @@ WORDS: Mapping[str, Any] = (
 WHOLE = re.compile(r"[-+]?[0-9]+")
 BASED = re.compile(r"0o[0-7]+|0x[0-9a-fA-F]+")
 BROKEN = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+TEXT, MAPPING, SEQUENCE = (f"tag:yaml.org,2002:{kind}" for kind in ("str", "map", "seq"))
+RESOLVER = yaml.resolver.Resolver()
 BARE = re.compile(r"[A-Za-z_./][\w./-]*", re.ASCII)
 
 
@@ -52,21 +54,24 @@ def open_document(path: str | FilePath) -> Document:
     """Read the document in a file; ConfigurationError says why it cannot be."""
     try:
         with FilePath(path).open("rb") as file:
-            content = file.read(4 * LARGEST + 1)
+            content = file.read(LARGEST + 1)
+    except (OSError, ValueError) as error:  # ValueError: no file's name holds a NUL
+        reason = getattr(error, "strerror", None) or error
+        problem = Problem(f"the configuration cannot be read: {reason}", str(path))
+        raise ConfigurationError([problem]) from error
+    if len(content) > LARGEST:
+        raise ConfigurationError([oversized(str(path))])
+    try:
         return read(content.decode("utf-8"), str(path))
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         column = error.start - content.rfind(b"\n", 0, error.start)
         message = f"expected UTF-8 text, found the byte 0x{content[error.start]:02x}"
         raise ConfigurationError([Problem(message, f"{path}:{line}:{column}")]) from error
-    except OSError as error:
-        reason = error.strerror or str(error)
-        message = f"the configuration cannot be read: {reason}"
-        raise ConfigurationError([Problem(message, str(path))]) from error
-    except ValueError as error:  # a path with a NUL in it
-        if isinstance(error, ConfigurationError):
-            raise
-        raise ConfigurationError([Problem(f"no file can have this name: {error}")]) from error
+
+
+def oversized(name: str) -> Problem:
+    return Problem(f"expected at most {LARGEST:,} characters, found more", f"{name}:1:1")
 
 
 def read(text: str, name: str) -> Document:
@@ -78,8 +83,7 @@ def read(text: str, name: str) -> Document:
     {'lr': 0.001}
     """
     if len(text) > LARGEST:
-        message = f"expected at most {LARGEST:,} characters, found more"
-        raise ConfigurationError([Problem(message, f"{name}:1:1")])
+        raise ConfigurationError([oversized(name)])
     try:
         found = list(forbidden(text, name))
         if found:
@@ -94,11 +98,11 @@ def read(text: str, name: str) -> Document:
     return Document(value, reading.lines)
 
 
-def address(name: str, mark: yaml.Mark) -> str:
+def address(name: str, mark: Any) -> str:
     return f"{name}:{mark.line + 1}:{mark.column + 1}"
 
 
-def refuse(message: str, name: str, mark: yaml.Mark) -> NoReturn:
+def refuse(message: str, name: str, mark: Any) -> NoReturn:
     raise ConfigurationError([Problem(message, address(name, mark))])
 
 
@@ -125,8 +129,8 @@ def forbidden(text: str, name: str) -> Iterator[Problem]:
             refuse(f"nested more than {DEEPEST} deep; write it flatter", name, event.start_mark)
         if count > 2 * MOST:
             refuse(f"expected at most {MOST:,} values, found more", name, event.start_mark)
-        if getattr(event, "tag", None) is not None:
-            yield Problem(f"the tag {shown(event.tag)} is refused; write the plain value", where)
+        if (tag := getattr(event, "tag", None)) is not None:
+            yield Problem(f"the tag {shown(tag)} is refused; write the plain value", where)
         if isinstance(event, yaml.DocumentStartEvent) and documents == 2:
             yield Problem("a second document begins here; a file has one", where)
 
@@ -151,11 +155,11 @@ class Reading:
             refuse(f"{message}; write it flatter", *self.at(node))
         if isinstance(node, yaml.MappingNode):
             return dict(self.items(node, path))
-        if isinstance(node, yaml.SequenceNode):
-            return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
-        return node.value if node.style else self.scalar(node)
+        if isinstance(node, yaml.ScalarNode):
+            return node.value if node.style else self.scalar(node)
+        return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
 
-    def at(self, node: yaml.Node) -> tuple[str, yaml.Mark]:
+    def at(self, node: yaml.Node) -> tuple[str, Any]:
         return self.name, node.start_mark
 
     def items(self, node: yaml.MappingNode, path: Path) -> Iterator[tuple[str, Any]]:
@@ -220,14 +224,16 @@ def dump(value: Any) -> str:
 def noded(value: Any) -> yaml.Node:
     if isinstance(value, Mapping):
         pairs = [(noded(key), noded(item)) for key, item in value.items()]
-        return yaml.MappingNode("tag:yaml.org,2002:map", pairs, flow_style=not pairs)
+        return yaml.MappingNode(MAPPING, pairs, flow_style=not pairs)
     if isinstance(value, list | tuple):
         items = [noded(item) for item in value]
-        return yaml.SequenceNode("tag:yaml.org,2002:seq", items, flow_style=not items)
-    if isinstance(value, str):
-        bare = BARE.fullmatch(value) and value == scalar(value)
-        return plain(value) if bare else yaml.ScalarNode("tag:yaml.org,2002:str", value, style='"')
-    return plain(worded(value))
+        return yaml.SequenceNode(SEQUENCE, items, flow_style=not items)
+    if not isinstance(value, str):
+        return bare(worded(value))
+    node = bare(value)
+    if BARE.fullmatch(value) and value == scalar(value) and node.tag == TEXT:
+        return node
+    return yaml.ScalarNode(TEXT, value, style='"')
 
 
 def worded(value: Any) -> str:
@@ -239,7 +245,7 @@ def worded(value: Any) -> str:
     return re.sub(r"^(-?)(nan|inf)$", r"\1.\2", repr(value))
 
 
-def plain(text: str) -> yaml.ScalarNode:
+def bare(text: str) -> yaml.ScalarNode:
     """A scalar without quotes; the tag is what PyYAML takes it for, so that none is written."""
-    tag = yaml.resolver.Resolver().resolve(yaml.ScalarNode, text, (True, False))
+    tag = RESOLVER.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
     return yaml.ScalarNode(tag, text)

@@ -10,6 +10,7 @@ from noether.callback import HOOKS, Callback, DataPass, Pipeline
 from noether.dataflow import matches, needed, order
 from noether.effects import Effect, Log, Write
 from noether.errors import HookError
+from noether.metrics import check_metric, numbers
 from noether.schedules import Tick
 from noether.state import TrainState
 
@@ -41,7 +42,7 @@ class Carry:
 
     memories: Mapping[str, Any] = field(default_factory=dict)
     schedules: Mapping[str, Any] = field(default_factory=dict)
-    """Memories of the schedules that remember, by callback."""
+    """Memories of the schedules that remember, by callback, each beside the schedule's text."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     fired: frozenset[str] = frozenset()
     """The callbacks whose schedule fired at the last counts; the closing tick spares them."""
@@ -104,10 +105,20 @@ def begin(fold: Fold, state: TrainState, carry: Carry) -> Outcome:
     for callback in fold.pipeline:
         if callback.init is not None and callback.name not in turn.memories:
             turn.memories[callback.name] = _guarded(turn, callback, "init", callback.init, state)
-    starts = {c.name: c.schedule.initial for c in fold.pipeline if c.schedule is not None}
-    kept = {name: m for name, m in turn.schedules.items() if starts.get(name) is not None}
-    turn.schedules = {**{n: m for n, m in starts.items() if m is not None}, **kept}
+    turn.schedules = _schedule_memories(fold, turn.schedules)
     return _outcome(turn, keep=True)
+
+
+def _schedule_memories(fold: Fold, earlier: Mapping[str, Any]) -> dict[str, Any]:
+    """A memory for each schedule that remembers; one that was changed begins anew."""
+    memories = {}
+    for callback in fold.pipeline:
+        if callback.schedule is not None and callback.schedule.initial is not None:
+            text = str(callback.schedule)
+            known = earlier.get(callback.name)
+            same = known is not None and known[0] == text
+            memories[callback.name] = known if same else (text, callback.schedule.initial)
+    return memories
 
 
 def tick(
@@ -211,7 +222,9 @@ def _asked(callback: Callback, moment: Any, schedules: dict[str, Any]) -> bool:
         return True
     if schedule.initial is None:
         return schedule.asks(moment)
-    fires, schedules[callback.name] = schedule.step(moment, schedules[callback.name])
+    text, memory = schedules[callback.name]
+    fires, memory = schedule.step(moment, memory)
+    schedules[callback.name] = (text, memory)
     return fires
 
 
@@ -279,17 +292,11 @@ def effects_of(answer: Any) -> Iterable[Effect]:
 def _logged(turn: _Turn, callback: Callback, log: Log) -> Log:
     metrics = {key.replace("{I}", callback.label): value for key, value in log.metrics.items()}
     for key, value in metrics.items():
-        _check_metric(key, value)
+        check_metric(key, value)
         if turn.sources.setdefault(key, callback.name) != callback.name:
             raise ValueError(f"{turn.sources[key]!r} wrote {key} already; a metric has one writer")
     turn.pending.update(metrics)
     return replace(log, metrics=metrics)
-
-
-def _check_metric(key: str, value: Any) -> None:
-    scalar = value.ndim == 0 if isinstance(value, torch.Tensor) else isinstance(value, int | float)
-    if not scalar:
-        raise TypeError(f"metric {key} is {value!r}; a number or a 0-dimensional tensor is needed")
 
 
 def _read(turn: _Turn) -> None:
@@ -299,17 +306,6 @@ def _read(turn: _Turn) -> None:
         metrics = {**turn.state.metrics, **numbers(turn.pending)}
         turn.state = replace(turn.state, metrics=metrics, fresh=fresh)
         turn.pending.clear()
-
-
-def numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    """Plain numbers of numbers and 0-dimensional tensors."""
-    tensors = {key: value for key, value in values.items() if isinstance(value, torch.Tensor)}
-    plain: dict[str, float] = {key: v for key, v in values.items() if key not in tensors}
-    if tensors:
-        # The one place where a logged tick waits for the device.
-        stacked = torch.stack([value.detach().double() for value in tensors.values()])
-        plain.update(zip(tensors, stacked.tolist(), strict=True))
-    return plain
 
 
 def _guarded(turn: _Turn, callback: Callback, hook: str, function: Any, *args: Any) -> Any:

@@ -132,7 +132,7 @@ def save(
         raise NonFiniteError(f"the weights are not finite at update {update}; nothing was saved")
     try:
         directory = _commit(world, world.store, carry, requests)
-    except CheckpointError as error:
+    except (CheckpointError, OSError) as error:
         world.store.failed += 1
         if final or world.store.failed >= MAX_FAILED_SAVES:
             raise

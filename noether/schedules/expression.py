@@ -22,8 +22,8 @@ class Expression:
         if self.term == "~":
             return "~" + operand(self.arguments[0], BINDING["~"])
         if self.term in BINDING:
-            level = BINDING[self.term] + 1
-            return f" {self.term} ".join(operand(part, level) for part in self.arguments)
+            parts = [operand(part, BINDING[self.term]) for part in self.arguments]
+            return f" {self.term} ".join(parts)
         return call(self) if self.arguments or self.options else self.term
 
 

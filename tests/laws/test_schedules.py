@@ -247,7 +247,7 @@ def test_memory_is_made_of_plain_values(schedule: Schedule, walk: Walk) -> None:
 # ---------------------------------------------------------------- looking ahead
 
 
-@given(schedule=invent.schedules, walk=invent.walks(), data=st.data())
+@given(schedule=invent.plain | invent.schedules, walk=invent.walks(), data=st.data())
 def test_next_update_skips_no_firing_and_no_change_of_memory(
     schedule: Schedule, walk: Walk, data: st.DataObject
 ) -> None:

@@ -42,6 +42,8 @@ def test_lookahead_waits_for_the_window_and_ends_with_it() -> None:
     assert until(updates=50).next_update(now) == 11
     assert until(updates=10).next_update(now) is None
     assert between(updates=(20, 30)).next_update(now) == 20
+    assert until(epochs=2).next_update(Progress(epoch=2, update=10)) == 11
+    assert until(epochs=2).next_update(Progress(epoch=3, update=10)) is None
     assert between(updates=(2, 3)).next_update(now) is None
     assert (every(updates=7) & after(updates=50)).next_update(now) == 51
     assert (every(updates=7) & until(updates=10)).next_update(now) is None

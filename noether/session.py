@@ -1,0 +1,211 @@
+"""One process's part of a run: opening tick, updates, closing tick, and every other way out."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from noether import fold as folding
+from noether import passes
+from noether import store as storage
+from noether.callback import DataPass
+from noether.effects import Save
+from noether.feed import Feed
+from noether.fold import Carry, Failure, Fold, Request
+from noether.loop import judge, reached, snapshots
+from noether.perform import World, perform, save, tell_failures
+from noether.progress import Progress
+from noether.schedules import Tick
+from noether.signals import Signals
+from noether.state import TrainState
+
+HEARTBEAT = 10.0
+"""Seconds between two writings of `status.json`."""
+
+
+@dataclass(slots=True)
+class Session:
+    """One process's part of a run."""
+
+    world: World
+    fold: Fold
+    feed: Feed
+    until: Mapping[str, float]
+    base: TrainState
+    signals: Signals
+    datasets: Mapping[str, Any]
+    carry: Carry
+    due: tuple[int, frozenset[str]] = (0, frozenset())
+    """An update, and the callbacks that were found to fire within it."""
+    told: float = 0.0
+    """When `status.json` was last written."""
+
+
+def lived(session: Session) -> TrainState:
+    """The run itself: opening tick, updates, closing tick; every way out runs the closing hooks."""
+    try:
+        reasons = _open(session) or _updates(session)
+        over = reasons or _limit(session)
+        if over:
+            return _close(session, over)
+        _preempted(session)
+    except Exception as error:
+        _leave(session, error, "on_exception", "after_training")
+        raise
+    except BaseException as error:
+        _leave(session, error, "after_training")
+        raise
+    finally:
+        session.world.console.wipe()
+    raise session.signals.error()
+
+
+def _open(session: Session) -> list[str]:
+    """Memories and opening tick; gives the reasons to stop."""
+    now = session.world.course.progress
+    state = _at(session, "start", now)
+    begun = folding.begin(session.fold, state, session.carry)
+    session.carry = begun.carry
+    _raise_fatal(session, begun.state, tell_failures(session.world, begun.failures))
+    storage.check_memories(session.fold.pipeline, session.carry)
+    return _tick(session, state, keep=now.session == 1)
+
+
+def _updates(session: Session) -> list[str]:
+    """Train until a limit, a stop or a signal; gives the reasons to stop."""
+    world, fold = session.world, session.fold
+    within = {"accumulation_step": "after_accumulation_step", "before_update": "before_update"}
+    wanted = frozenset(
+        event
+        for event, point in within.items()
+        if fold.having[point] or any(c.point == point for c in fold.early)
+    )
+    if session.signals.count:
+        return []
+    updates = snapshots(
+        world.machine, session.feed, world.course, session.until, session.base, wanted
+    )
+    for state in updates:
+        if state.event != "update":
+            _passage(session, state)
+            continue
+        reasons = _tick(session, state)
+        if reasons or session.signals.count:
+            return reasons
+    return []
+
+
+def _limit(session: Session) -> list[str]:
+    """The limit that is reached, as a reason to end; empty where none is."""
+    progress = session.world.course.progress
+    return [
+        f"reached {limit} {unit}"
+        for unit, limit in session.until.items()
+        if reached(progress, {unit: limit})
+    ]
+
+
+def _tick(session: Session, state: TrainState, *, keep: bool = True) -> list[str]:
+    """Fold a tick and perform what it asks; gives the reasons to stop."""
+    world = session.world
+    outcome = folding.tick(session.fold, state, session.carry, _server(session), keep=keep)
+    session.carry = outcome.carry
+    fatal = tell_failures(world, outcome.failures)
+    try:
+        reasons = perform(world, outcome)
+        if fatal and world.store is not None and state.event == "update":
+            save(world, session.carry, [_core("emergency")])
+    except Exception as error:
+        if not fatal:
+            raise
+        fatal[0].error.add_note(f"then, while its tick was performed: {error}")
+    _raise_fatal(session, outcome.state, fatal)
+    world.console.tick(outcome.state.now, outcome.state.total, outcome.state.metrics)
+    if world.store is not None and time.monotonic() - session.told > HEARTBEAT:
+        write_status(session, "running", None)
+    return reasons
+
+
+def _passage(session: Session, state: TrainState) -> None:
+    """Fold a snapshot from within an update."""
+    course = session.world.course
+    if session.due[0] != course.coming.update:
+        moment = Tick(course.progress, course.coming, total=session.base.total)
+        due, session.carry = folding.due_early(session.fold, moment, session.carry)
+        session.due = (course.coming.update, due)
+    outcome = folding.passage(session.fold, state, session.carry, session.due[1])
+    session.carry = outcome.carry
+    _raise_fatal(session, state, tell_failures(session.world, outcome.failures))
+    perform(session.world, outcome)
+
+
+def _close(session: Session, reasons: list[str]) -> TrainState:
+    """The closing tick of a run that is over."""
+    judge(session.world.course)
+    state = _at(session, "end", session.world.course.progress)
+    state = replace(state, reason="; ".join(reasons))
+    _tick(session, state)
+    return replace(state, metrics=session.carry.metrics, memories=session.carry.memories)
+
+
+def _preempted(session: Session) -> None:
+    """Commit, then run the closing hooks, which change no memory any more."""
+    if session.world.store is not None:
+        save(session.world, session.carry, [_core("preempted")], final=True)
+    state = replace(_at(session, "end", session.world.course.progress), reason=session.signals.name)
+    outcome = folding.leave(session.fold, state, session.carry, "after_training")
+    _raise_fatal(session, state, tell_failures(session.world, outcome.failures))
+
+
+def _leave(session: Session, error: BaseException, *hooks: str) -> None:
+    """Run closing hooks on the way out of an error; what they raise is noted on it."""
+    state = _at(session, "end", session.world.course.progress)
+    state = replace(state, exception=f"{type(error).__name__}: {error}")
+    outcome = folding.leave(session.fold, state, session.carry, *hooks)
+    for failure in outcome.failures:
+        error.add_note(str(folding.hook_error(failure, state)))
+
+
+def _at(session: Session, event: Any, now: Progress) -> TrainState:
+    return replace(session.base, event=event, before=now, now=now)
+
+
+def _core(tag: str) -> Request:
+    return Request("noether", "core", Save(tag, keep_last=1))
+
+
+def _server(session: Session) -> Callable[[DataPass], Mapping[str, Any]]:
+    size = session.feed.batch_size // session.feed.accumulate
+
+    def serve(data: DataPass) -> Mapping[str, Any]:
+        return passes.serve(
+            data,
+            session.datasets[data.dataset],
+            session.world.machine,
+            batch_size=size,
+            collate=session.feed.collate,
+            poll=session.signals.poll,
+        )
+
+    return serve
+
+
+def _raise_fatal(session: Session, state: TrainState, fatal: list[Failure]) -> None:
+    """Raise the first error, the later ones as notes on it."""
+    if not fatal:
+        return
+    error = folding.hook_error(fatal[0], state)
+    for later in fatal[1:]:
+        error.add_note(str(folding.hook_error(later, state)))
+    raise error from fatal[0].error
+
+
+def write_status(session: Session, state: str, reason: str | None) -> None:
+    """Write `status.json`, where there is a run directory."""
+    store = session.world.store
+    if store is None:
+        return
+    session.told = time.monotonic()
+    storage.status(
+        store, state, session.world.course.progress, reason=reason, failed=session.world.warned
+    )
