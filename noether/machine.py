@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -33,6 +33,8 @@ class Machine:
     """None: a non-finite update ends the run."""
     device: torch.device
     parameters: list[torch.nn.Parameter]
+    configured: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Hyper-parameters as this process's configuration gives them."""
     view: ModelView | None = None
     grad_norm: Tensor | None = None
 
@@ -80,6 +82,7 @@ def machine(
         **options,
     )
     made.view = _view(made)
+    made.configured = configured(made)
     return made
 
 
@@ -162,6 +165,39 @@ def hyper(optimizer: torch.optim.Optimizer) -> dict[str, dict[str, float]]:
     """Hyper-parameters by group; a single unnamed group is `default`, others go by number."""
     groups = optimizer.param_groups
     return {group_name(groups, i): _numbers(group) for i, group in enumerate(groups)}
+
+
+def configured(machine: Machine) -> dict[str, dict[str, float]]:
+    """Hyper-parameters as they were given, before any scheduler moved the rate."""
+    groups = machine.optimizer.param_groups
+    given = hyper(machine.optimizer)
+    for i, group in enumerate(groups):
+        if "initial_lr" in group:
+            given[group_name(groups, i)]["lr"] = group["initial_lr"]
+    return given
+
+
+def reconfigure(
+    machine: Machine,
+    old: Mapping[str, Mapping[str, float]],
+    new: Mapping[str, Mapping[str, float]],
+) -> None:
+    """Let hyper-parameters that were configured otherwise before a resume take their new value.
+
+    Under a scheduler a changed rate rescales the present one, and the base that it goes on from.
+    """
+    groups = machine.optimizer.param_groups
+    for i, group in enumerate(groups):
+        name = group_name(groups, i)
+        for key, value in new.get(name, {}).items():
+            before = old.get(name, {}).get(key)
+            if before is None or before == value:
+                continue
+            if key != "lr" or machine.scheduler is None:
+                group[key] = value
+            elif key == "lr" and before:
+                group["lr"] *= value / before
+                group["initial_lr"] = machine.scheduler.base_lrs[i] = value
 
 
 def group_name(groups: list[dict[str, Any]], position: int) -> str:

@@ -20,7 +20,7 @@ from noether.feed import to_device
 from noether.fold import Carry, Request
 from noether.journal import Journal, open_journal
 from noether.loop import Course
-from noether.machine import Machine
+from noether.machine import Machine, reconfigure
 from noether.manifest import MANIFEST, verify
 from noether.progress import Progress
 from noether.randomness import capture
@@ -167,6 +167,7 @@ def trees(
         "skipped": course.skipped,
         "seed": seed,
         "optimizer": machine.optimizer.state_dict(),
+        "configured": machine.configured,
         "scheduler": None if machine.scheduler is None else machine.scheduler.state_dict(),
         "schedules": dict(carry.schedules),
         "metrics": dict(carry.metrics),
@@ -192,6 +193,7 @@ def restore(
     load_weights(directory, machine)
     stored = load(directory, STATE)
     state = decode({k: v for k, v in stored.items() if k != "memories"}, {})
+    given = machine.configured
     try:
         machine.optimizer.load_state_dict(state["optimizer"])
         if machine.scheduler is not None and state["scheduler"] is not None:
@@ -200,6 +202,7 @@ def restore(
             parameter.requires_grad_(state["trainable"].get(name, parameter.requires_grad))
     except (ValueError, KeyError) as error:
         raise CheckpointError(f"{directory / STATE} does not fit this run: {error}") from error
+    reconfigure(machine, state["configured"], given)
     course.progress = Progress(**state["progress"])
     course.offset, course.skipped = state["offset"], state["skipped"]
     memories = {

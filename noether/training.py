@@ -202,6 +202,8 @@ def _differences(
     for key, old, new in storage.changed(before, config):
         if key in ("run.seed", "seed"):
             yield f"{key} stays {stored['seed']}, as the run was begun; {new} is for fresh runs"
+        elif key.startswith("lr_scheduler."):
+            yield f"{key} stays {old!r}: the checkpoint's scheduler goes on; {new!r} is not used"
         else:
             yield f"changed since the checkpoint: {key}: {old!r} -> {new!r}"
     names = {callback.name for callback in session.fold.pipeline}

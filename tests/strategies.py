@@ -3,9 +3,10 @@
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from hypothesis import strategies as st
 
 from noether.progress import Progress
@@ -246,3 +247,59 @@ memoryless_schedules = st.recursive(plain | metric_conditions, combined, max_lea
 schedules = st.recursive(
     plain | metric_conditions | improvements | plateaus, remembered, max_leaves=5
 )
+
+# ---------------------------------------------------------------- training
+
+
+@dataclass(slots=True)
+class Samples:
+    """A data set of (inputs, target) that notes which samples it served."""
+
+    inputs: torch.Tensor
+    targets: torch.Tensor
+    served: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        self.served.append(index)
+        return self.inputs[index], self.targets[index]
+
+
+def samples(n: int, seed: int = 1) -> Samples:
+    """`n` samples of three inputs and two targets."""
+    generator = torch.Generator().manual_seed(seed)
+    return Samples(torch.randn(n, 3, generator=generator), torch.randn(n, 2, generator=generator))
+
+
+def net(*, dropout: float = 0.3, norm: bool = False) -> torch.nn.Module:
+    """Always the same small network, its random numbers apart from the global ones."""
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        between = torch.nn.BatchNorm1d(5) if norm else torch.nn.Tanh()
+        return torch.nn.Sequential(
+            torch.nn.Linear(3, 5), between, torch.nn.Dropout(dropout), torch.nn.Linear(5, 2)
+        )
+
+
+def squared_error(model: Any, batch: Any) -> torch.Tensor:
+    """Mean squared error of a batch of `samples`."""
+    inputs, targets = batch
+    return torch.nn.functional.mse_loss(model(inputs), targets)
+
+
+def sgd(parameters: Any) -> torch.optim.Optimizer:
+    """Gradient descent with a state of its own."""
+    return torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
+
+
+@dataclass(slots=True)
+class Clock:
+    """A clock that moves by a quarter of a second whenever it is read."""
+
+    now: float = 100.0
+
+    def __call__(self) -> float:
+        self.now += 0.25
+        return self.now

@@ -1,0 +1,147 @@
+"""The command line. Torch is imported once a configuration has been parsed, not before."""
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from noether.errors import ConfigurationError
+
+ERROR, CONFIGURATION, PREEMPTED, INTERRUPTED = 1, 2, 75, 130
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a command; gives the exit code: 0 done, 1 error, 2 configuration, 75 preempted, 130."""
+    options = parsed(arguments)
+    try:
+        options.command(options)
+        sys.stdout.flush()
+        return 0
+    except BrokenPipeError:
+        # Nobody reads any more; without this, Python complains at exit that it cannot flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ERROR
+    except ConfigurationError as error:
+        return told(str(error), CONFIGURATION, options)
+    except KeyboardInterrupt:
+        return told(
+            "interrupted; --resume auto goes on from the last checkpoint", INTERRUPTED, options
+        )
+    except SystemExit as end:
+        if end.code != PREEMPTED:
+            raise
+        return told("preempted; --resume auto goes on from here", PREEMPTED, options)
+    except Exception as error:
+        return told(f"error: {described(error)}", ERROR, options)
+
+
+def parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options; overrides may also stand behind them, where argparse does not look for any."""
+    made = parser()
+    options, rest = made.parse_known_args(arguments)
+    stray = [text for text in rest if text.startswith("-") or "overrides" not in options]
+    if stray:
+        made.error(f"unrecognized arguments: {' '.join(stray)}")
+    vars(options).setdefault("overrides", []).extend(rest)
+    return options
+
+
+def told(message: str, code: int, options: argparse.Namespace) -> int:
+    """Say on stderr what ended the command; gives its exit code."""
+    if options.traceback:
+        traceback.print_exc()
+    print(message, file=sys.stderr)
+    return code
+
+
+def described(error: Exception) -> str:
+    """An error in a line, its notes on the next ones; the type where the message says little."""
+    notes = getattr(error, "__notes__", [])
+    own = type(error).__module__.startswith("noether.")
+    message = str(error) if own else f"{type(error).__name__}: {error}"
+    return "\n".join([message, *notes])
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands and their options."""
+    made = argparse.ArgumentParser(
+        prog="noether", description="A functional callback pipeline for PyTorch training."
+    )
+    made.add_argument("--version", action="version", version=installed())
+    commands = made.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    training = configured(commands, "train", train, "train what a configuration says")
+    training.add_argument(
+        "--resume",
+        metavar="auto|must|PATH",
+        help="go on with the newest run that isn't done, or with the run or checkpoint at PATH; "
+        "must refuses to start afresh",
+    )
+    configured(commands, "check", check, "validate and build all of it, run and write nothing")
+    listing = commands.add_parser("hooks", help="the built-in callbacks and their options")
+    listing.add_argument("name", nargs="?", metavar="NAME", help="one of them, in full")
+    listing.set_defaults(command=hooks, traceback=False)
+    return made
+
+
+def configured(
+    commands: Any, name: str, command: Callable[[argparse.Namespace], None], purpose: str
+) -> argparse.ArgumentParser:
+    """A command that reads a configuration."""
+    made: argparse.ArgumentParser = commands.add_parser(name, help=purpose, description=purpose)
+    made.add_argument("config", metavar="CONFIG", help="a YAML file")
+    made.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="run.until.epochs=3, for instance"
+    )
+    made.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="trust a package of yours: the file may name its factories",
+    )
+    made.add_argument("--traceback", action="store_true", help="print where an error comes from")
+    made.set_defaults(command=command)
+    return made
+
+
+def installed() -> str:
+    """The version of the package, where it is installed."""
+    try:
+        return version("noether-callbacks")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def loaded(options: argparse.Namespace) -> Any:
+    """The run that the configuration describes."""
+    from noether.config import load  # late: --help needs none of it
+
+    if options.allow:
+        sys.path.insert(0, os.getcwd())  # as `python -m` does, and only for who trusts a package
+    return load(options.config, options.overrides, options.allow)
+
+
+def train(options: argparse.Namespace) -> None:
+    """Train to the end."""
+    more = {} if options.resume is None else {"resume": options.resume}
+    loaded(options).train(**more)
+
+
+def check(options: argparse.Namespace) -> None:
+    """Build everything and print the order in which the callbacks run."""
+    from noether.rehearsal import rehearse  # late
+
+    for callback in rehearse(loaded(options)):
+        when = "" if callback.schedule is None else f"  {callback.schedule}"
+        print(f"{callback.name}{when}")
+    print("ok")
+
+
+def hooks(options: argparse.Namespace) -> None:
+    """Print the table of built-in callbacks, or one in full."""
+    from noether.catalogue import page, table  # late
+
+    print(table() if options.name is None else page(options.name))

@@ -1,0 +1,139 @@
+"""The `callbacks:` of a configuration: entries as a pipeline, with every mistake in them."""
+
+import inspect
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from noether import dataflow
+from noether.callback import Callback, Pipeline
+from noether.errors import suggestion
+from noether.hints import Mistake
+from noether.recipe import made, named, read_recipe
+from noether.schedules import Schedule, every
+from noether.structure import parameters, structured
+from noether.words import found
+
+EVERY = {f"every_n_{unit}": unit for unit in ("epochs", "updates", "samples")}
+SETTINGS: Mapping[str, Any] = {"name": str, "schedule": Schedule, **dict.fromkeys(EVERY, int)}
+
+
+def setting(name: str) -> inspect.Parameter:
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=SETTINGS[name]
+    )
+
+
+def read_entries(
+    entries: Any, allow: Collection[str]
+) -> tuple[list[tuple[int, Callback]], list[Mistake]]:
+    """The callbacks that could be made, each with its entry's index, and every mistake."""
+    if not isinstance(entries, list):
+        return [], [
+            Mistake((), f"expected a list of mappings with a `kind`, found {found(entries)}")
+        ]
+    callbacks: list[tuple[int, Callback]] = []
+    mistakes: list[Mistake] = []
+    for index, entry in enumerate(entries):
+        callback, wrong = read_entry(entry, allow)
+        mistakes.extend(mistake.under(index) for mistake in wrong)
+        if callback is not None:
+            callbacks.append((index, callback))
+    return callbacks, mistakes
+
+
+def read_entry(entry: Any, allow: Collection[str]) -> tuple[Callback | None, list[Mistake]]:
+    """The callback of one entry, or its mistakes.
+
+    `name` and the schedule go to the factory where it takes them, else to what it returns.
+    """
+    try:
+        factory = named(entry, allow)
+    except LookupError as error:
+        path = ("kind",) if isinstance(entry, Mapping) and "kind" in entry else ()
+        return None, [Mistake(path, str(error))]
+    takes = parameters(factory)
+    options = {name: value for name, value in entry.items() if name != "kind"}
+    taken = {**{name: setting(name) for name in SETTINGS}, **takes}
+    values, mistakes = structured(taken, options, partial(read_recipe, allow=allow))
+    mistakes += too_many(options)
+    settings, wrong = timed({name: values.pop(name) for name in SETTINGS if name in values})
+    mistakes += wrong
+    if any(mistake.path[0] not in SETTINGS for mistake in mistakes):
+        return None, mistakes
+    given = {name: value for name, value in settings.items() if name in takes}
+    rest = {name: value for name, value in settings.items() if name not in takes}
+    try:
+        return finished(factory(**made(values), **given), rest), mistakes
+    except (TypeError, ValueError, LookupError) as error:
+        return None, mistakes or [Mistake((), str(error))]
+
+
+def too_many(options: Mapping[str, Any]) -> list[Mistake]:
+    """A mistake at each of the ways to say when, beyond the first."""
+    said = [name for name in options if name == "schedule" or name in EVERY]
+    return [
+        Mistake((name,), f"{said[0]} says when already; give one of {', '.join(said)}")
+        for name in said[1:]
+    ]
+
+
+def timed(settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[Mistake]]:
+    """The settings with `every_n_*` as a schedule."""
+    result = {name: value for name, value in settings.items() if name not in EVERY}
+    mistakes = []
+    for name, unit in EVERY.items():
+        if name in settings:
+            try:
+                result["schedule"] = every(**{unit: settings[name]})
+            except (TypeError, ValueError) as error:
+                mistakes.append(Mistake((name,), str(error)))
+    return result, mistakes
+
+
+def finished(made: Any, settings: Mapping[str, Any]) -> Callback:
+    """The callback with what its factory did not take."""
+    if not isinstance(made, Callback):
+        raise TypeError(f"expected a factory of callbacks, found one of {type(made).__name__}")
+    callback = made.named(settings["name"]) if "name" in settings else made
+    if "schedule" in settings:
+        return callback.narrow(settings["schedule"])
+    if callback.on_schedule is not None and callback.schedule is None:
+        known = ", ".join(("schedule", *EVERY))
+        raise ValueError(f"nothing says when it runs; give one of {known}")
+    return callback
+
+
+def unknown_datasets(
+    callbacks: Sequence[tuple[int, Callback]], entries: Any, datasets: Collection[str]
+) -> list[Mistake]:
+    """Data passes over data sets that are not there, at the option that names them."""
+    mistakes = []
+    for index, callback in callbacks:
+        if callback.data is not None and callback.data.dataset not in datasets:
+            name = callback.data.dataset
+            option = [key for key, value in entries[index].items() if value == name][:1]
+            message = f"no evaluation set is named {name!r}; {suggestion(name, datasets)}"
+            mistakes.append(Mistake((index, *option), message))
+    return mistakes
+
+
+def flow_mistakes(
+    callbacks: Sequence[tuple[int, Callback]], defaults: Pipeline, *, excused: Collection[str]
+) -> list[Mistake]:
+    """What is wrong between the callbacks; metrics in `excused` (globs) may have no writer."""
+    pipeline = (*defaults, *(callback for _, callback in callbacks))
+    missing = {
+        metric
+        for callback in pipeline
+        for metric in dataflow.needed(callback)
+        if not any(True for _ in dataflow.writers(metric, pipeline))
+    }
+    # The last one writes what an entry that could not be read, or has no label yet, may write.
+    forgiven = tuple(metric for metric in missing if dataflow.matches(metric, excused))
+    wrong = dataflow.mistakes((*pipeline, Callback("(not known)", reads=(), writes=forgiven)))
+    indices = [index for index, _ in callbacks]
+    return [
+        Mistake(() if position < len(defaults) else (indices[position - len(defaults)],), message)
+        for position, message in wrong
+    ]
