@@ -132,9 +132,10 @@ def train(options: argparse.Namespace) -> None:
 
 def check(options: argparse.Namespace) -> None:
     """Build everything and print the order in which the callbacks run."""
-    from noether.rehearsal import rehearse  # late
+    run = loaded(options)
+    from noether.rehearsal import rehearse  # torch, late: the file has been parsed
 
-    for callback in rehearse(loaded(options)):
+    for callback in rehearse(run):
         when = "" if callback.schedule is None else f"  {callback.schedule}"
         print(f"{callback.name}{when}")
     print("ok")

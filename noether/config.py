@@ -100,7 +100,9 @@ def load(path: str | FilePath, overrides: Iterable[str] = (), allow: Collection[
 
 def located(mistakes: Iterable[Mistake], places: Places) -> list[Problem]:
     """Problems in the order of the file."""
-    ordered = sorted(set(mistakes), key=lambda m: (places.of(m.path)[:2], dotted(m.path)))
+    ordered = sorted(
+        dict.fromkeys(mistakes), key=lambda m: (places.of(m.path)[:2], dotted(m.path), m.message)
+    )
     return [
         Problem(f"{dotted(m.path)}: {m.message}" if m.path else m.message, places.of(m.path)[2])
         for m in ordered
@@ -213,7 +215,7 @@ class Reading:
             everything = with_defaults(pipeline, unknown, saves=saves, **chosen)
         except ConfigurationError as error:
             for problem in error.problems:
-                self.note(problem.message, "run", "defaults")
+                self.note(problem.message.removeprefix("defaults: "), "run", "defaults")
             return ()
         return everything[: len(everything) - len(pipeline)]
 
@@ -230,7 +232,8 @@ class Reading:
             for problem in error.problems:
                 name = re.split(r"\W", problem.message)[0]
                 message = problem.message.removeprefix(f"{name}: ")
-                self.note(message, "run", "dir" if name == "run_dir" else name)
+                option = {"run_dir": "dir"}.get(name, name)
+                self.note(message, "run", *([option] if name in usual else []))
 
 
 def without_data(pipeline: Pipeline) -> Pipeline:

@@ -64,9 +64,18 @@ def read_entry(entry: Any, allow: Collection[str]) -> tuple[Callback | None, lis
     given = {name: value for name, value in settings.items() if name in takes}
     rest = {name: value for name, value in settings.items() if name not in takes}
     try:
-        return finished(factory(**made(values), **given), rest), mistakes
+        callback = finished(factory(**made(values), **given), rest)
     except (TypeError, ValueError, LookupError) as error:
         return None, mistakes or [Mistake((), str(error))]
+    return callback, mistakes or unscheduled(callback)
+
+
+def unscheduled(callback: Callback) -> list[Mistake]:
+    """A mistake where a hook waits for a schedule and nothing gave one."""
+    if callback.on_schedule is None or callback.schedule is not None:
+        return []
+    known = ", ".join(("schedule", *EVERY))
+    return [Mistake((), f"nothing says when it runs; give one of {known}")]
 
 
 def too_many(options: Mapping[str, Any]) -> list[Mistake]:
@@ -96,12 +105,7 @@ def finished(made: Any, settings: Mapping[str, Any]) -> Callback:
     if not isinstance(made, Callback):
         raise TypeError(f"expected a factory of callbacks, found one of {type(made).__name__}")
     callback = made.named(settings["name"]) if "name" in settings else made
-    if "schedule" in settings:
-        return callback.narrow(settings["schedule"])
-    if callback.on_schedule is not None and callback.schedule is None:
-        known = ", ".join(("schedule", *EVERY))
-        raise ValueError(f"nothing says when it runs; give one of {known}")
-    return callback
+    return callback.narrow(settings["schedule"]) if "schedule" in settings else callback
 
 
 def unknown_datasets(

@@ -91,7 +91,7 @@ def flattened(error: Exception, taken: Parameters, path: Path = ()) -> Iterator[
     if isinstance(error, RefusedError):
         yield from (mistake.under(*path) for mistake in error.mistakes)
     elif isinstance(error, ForbiddenExtraKeysError):
-        known = [field.name for field in attrs.fields(error.cl)] if attrs.has(error.cl) else taken
+        known = list(inspect.signature(error.cl).parameters)
         for name in sorted(error.extra_fields):
             yield Mistake((*path, name), f"unknown option; {suggestion(name, known)}")
     elif isinstance(error, KeyError):  # what cattrs raises for a key that is not there

@@ -16,7 +16,7 @@ WORDS: Mapping[Any, str] = {
     NoneType: "null",
     object: "a value",
     Any: "a value",
-    Schedule: "a schedule, `every(epochs=1)` say,",
+    Schedule: "a schedule such as every(epochs=1)",
     Callable: "a mapping with a `kind`",
     **dict.fromkeys((list, tuple, set, frozenset, Sequence, Iterable, Collection), "a list"),
     **dict.fromkeys((dict, Mapping), "a mapping"),

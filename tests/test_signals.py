@@ -86,7 +86,7 @@ def test_a_signal_ends_the_run_after_its_tick_with_a_checkpoint(
     tmp_path: Path, number: int, error: type[BaseException], hook: str, at_update: int, update: int
 ) -> None:
     seen: list[tuple[str, int]] = []
-    notes = {
+    notes: dict[str, Any] = {
         name: lambda s, name=name: seen.append((name, s.now.update))
         for name in ("after_update", "after_training", "on_exception")
     }

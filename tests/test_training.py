@@ -65,7 +65,8 @@ class Recorder:
         return noted
 
     def callback(self, *hooks: str, name: str = "recorder", **more: Any) -> Callback:
-        return Callback(name, **{hook: self.note(hook) for hook in hooks}, **more)
+        fields: dict[str, Any] = {hook: self.note(hook) for hook in hooks}
+        return Callback(name, **fields, **more)
 
 
 def raising(
@@ -243,7 +244,8 @@ def test_the_norm_is_measured_before_clipping_and_gradients_are_clipped_after() 
 
     def note(state: TrainState) -> None:
         clipped = torch.nn.utils.get_total_norm(state.model.gradients.values())
-        norms.append((float(state.model.grad_norm), float(clipped)))
+        model: Any = state.model
+        norms.append((float(model.grad_norm), float(clipped)))
 
     train(clip_norm=0.01, callbacks=[Callback("note", before_update=note)])
     assert len(norms) == 5
