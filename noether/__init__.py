@@ -36,7 +36,7 @@ if TYPE_CHECKING:
         when,
         where,
     )
-    from noether.signals import Interrupted, Preempted
+    from noether.signals import Preempted
     from noether.state import ModelView, TrainState
     from noether.training import train
 
@@ -54,7 +54,7 @@ _SOURCES = {
         *("first", "never", "on_improvement", "on_plateau", "once_at_end", "once_at_start"),
         *("skip", "until", "when", "where"),
     ),
-    "signals": ("Interrupted", "Preempted"),
+    "signals": ("Preempted",),
     "state": ("ModelView", "TrainState"),
     "training": ("train",),
 }
@@ -67,7 +67,6 @@ __all__ = [
     "DataPass",
     "Do",
     "HookError",
-    "Interrupted",
     "Load",
     "Log",
     "ModelView",

@@ -40,6 +40,11 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def is_count(value: Any) -> bool:
+    """Whether a value is a positive integer; a boolean is none."""
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
 def _limits(until: Any) -> Iterator[str]:
     if not isinstance(until, Mapping) or not until:
         yield f"until is {until!r}; expected at least one limit, such as {{'epochs': 20}}"
@@ -54,10 +59,15 @@ def _limits(until: Any) -> Iterator[str]:
 
 
 def _counts(options: Mapping[str, Any]) -> Iterator[str]:
-    for name in ("batch_size", "accumulate"):
-        value = options[name]
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    sizes = {name: options[name] for name in ("batch_size", "accumulate")}
+    for name, value in sizes.items():
+        if not is_count(value):
             yield f"{name} is {value!r}; expected a positive integer"
+    if all(map(is_count, sizes.values())) and sizes["batch_size"] % sizes["accumulate"]:
+        yield (
+            f"batch_size {sizes['batch_size']} is not a multiple of accumulate "
+            f"{sizes['accumulate']}; it counts the samples of one update, over all its steps"
+        )
     for name in ("clip_norm", "clip_value"):
         value = options[name]
         if value is not None and not (is_number(value) and value > 0):
@@ -67,11 +77,20 @@ def _counts(options: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _choices(options: Mapping[str, Any]) -> Iterator[str]:
+    if not _is_policy(options["on_nonfinite"]):
+        found = options["on_nonfinite"]
+        yield f"on_nonfinite is {found!r}; expected 'raise', 'skip' or {{'skip': LIMIT}}"
     for name, known in CHOICES.items():
         if options[name] == "fp16":
             yield "precision 'fp16' is not built yet; use 'bf16' or 'fp32'"
         elif options[name] not in known:
             yield f"{name} is {options[name]!r}. {suggestion(str(options[name]), known)}"
+
+
+def _is_policy(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return set(value) == {"skip"} and is_count(value["skip"])
+    return value in ("raise", "skip")
 
 
 def _not_built(options: Mapping[str, Any]) -> Iterator[str]:
@@ -127,6 +146,6 @@ def described_run(options: Mapping[str, Any], pipeline: Pipeline) -> dict[str, A
     if options["config"] is not None:
         return dict(options["config"])
     plain: dict[str, Any] = {k: v for k, v in options.items() if isinstance(v, PLAIN)}
-    del plain["resume"]
-    plain |= {"until": dict(options["until"]), "callbacks": [repr(c) for c in pipeline]}
-    return plain
+    plain.pop("resume", None)
+    plain |= {"run_dir": str(options["run_dir"]), "until": dict(options["until"])}
+    return plain | {"callbacks": [repr(callback) for callback in pipeline]}

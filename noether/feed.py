@@ -58,13 +58,6 @@ def feed(dataset: Any, *, batch_size: int, accumulate: int, collate: Any, **opti
                 "map-style data sets, with __len__ and __getitem__, are served so far"
             ]
         )
-    if batch_size % accumulate:
-        raise ConfigurationError(
-            [
-                f"batch_size {batch_size} is not a multiple of accumulate {accumulate}; "
-                "batch_size counts the samples of one update, over all its accumulation steps"
-            ]
-        )
     options["collate"] = collate or default_collate
     return Feed(dataset, len(dataset), batch_size, accumulate, **options)
 

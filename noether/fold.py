@@ -8,7 +8,7 @@ import torch
 
 from noether.callback import HOOKS, Callback, DataPass, Pipeline
 from noether.dataflow import matches, needed, order
-from noether.effects import Effect, Log, Write
+from noether.effects import Effect, Log, Stop, Write
 from noether.errors import HookError
 from noether.metrics import check_metric, numbers
 from noether.schedules import Tick
@@ -46,6 +46,8 @@ class Carry:
     metrics: Mapping[str, float] = field(default_factory=dict)
     fired: frozenset[str] = frozenset()
     """The callbacks whose schedule fired at the last counts; the closing tick spares them."""
+    stops: tuple[str, ...] = ()
+    """Reasons to end the run that have been given; a resumed run is bound by them too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +195,8 @@ def _outcome(turn: _Turn, *, keep: bool) -> Outcome:
     schedules = turn.schedules if keep else turn.carry.schedules
     # The opening tick of a resumed session stands at the counts of the checkpoint's tick.
     fired = frozenset(turn.fired) if turn.state.event == "update" else turn.carry.fired | turn.fired
-    carry = Carry(memories, schedules, turn.state.metrics, fired)
+    stops = tuple(r.effect.reason for r in turn.requests if isinstance(r.effect, Stop))
+    carry = Carry(memories, schedules, turn.state.metrics, fired, turn.carry.stops + stops)
     state = replace(turn.state, memories=memories)
     return Outcome(carry, state, tuple(turn.requests), tuple(turn.failures))
 

@@ -57,6 +57,14 @@ class Journal:
                 os.ftruncate(self.descriptor, start)
             raise
 
+    def cut_last(self, tick: str) -> None:
+        """Take the last row away, if it is one of such a tick; raises OSError."""
+        data = self.path.read_bytes()
+        start = data.rfind(b"\n", 0, max(len(data) - 1, 0)) + 1
+        last = _row(data[start:])
+        if last is not None and last.get("tick") == tick:
+            os.ftruncate(self.descriptor, start)
+
     def position(self) -> int:
         """Its size in bytes: what a checkpoint remembers to cut it back to."""
         return os.fstat(self.descriptor).st_size

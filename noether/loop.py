@@ -49,6 +49,10 @@ def snapshots(
     Raises NonFiniteError for a loss or gradient that is not finite.
     """
     course.since = course.clock()
+    if course.offset >= feed.samples_per_epoch > 0:
+        # Resumed with larger updates, whose last one of the epoch is dropped.
+        course.progress = replace(course.progress, epoch=course.progress.epoch + 1)
+        course.offset = 0
     while not reached(course.progress, until):
         for window in windows(feed, course.progress.epoch, course.offset):
             yield from _update(machine, feed, course, window, base, wanted)

@@ -62,8 +62,8 @@ def machine(
     place = torch.device("cpu") if first is None else first.device
     if not isinstance(optimizer, torch.optim.Optimizer):
         optimizer = optimizer(module.parameters())
-    if callable(lr_scheduler) and not hasattr(lr_scheduler, "state_dict"):
-        lr_scheduler = lr_scheduler(optimizer)
+    if isinstance(lr_scheduler, type) or not hasattr(lr_scheduler, "state_dict"):
+        lr_scheduler = None if lr_scheduler is None else lr_scheduler(optimizer)
     if isinstance(lr_scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
         raise ConfigurationError(
             [
@@ -87,15 +87,9 @@ def machine(
 
 
 def _max_skipped(on_nonfinite: str | Mapping[str, int]) -> int | None:
-    if on_nonfinite == "raise":
-        return None
-    if on_nonfinite == "skip":
-        return MAX_SKIPPED
-    if isinstance(on_nonfinite, Mapping) and set(on_nonfinite) == {"skip"}:
-        return on_nonfinite["skip"]
-    raise ConfigurationError(
-        [f"on_nonfinite is {on_nonfinite!r}; expected 'raise', 'skip' or {{'skip': LIMIT}}"]
-    )
+    if isinstance(on_nonfinite, str):
+        return None if on_nonfinite == "raise" else MAX_SKIPPED
+    return on_nonfinite["skip"]
 
 
 def _view(machine: Machine) -> ModelView:

@@ -1,6 +1,7 @@
 """The world's side of a tick: effects performed in their one order."""
 
 import gc
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 
 from noether import store as storage
 from noether.console import Console
-from noether.effects import Do, Load, Log, Save, Say, Set, Stop, Write
+from noether.effects import Do, Load, Log, Save, Say, Set, Write
 from noether.encoding import encode
 from noether.errors import CheckpointError, NonFiniteError, suggestion
 from noether.fold import Carry, Failure, Outcome, Request
@@ -32,6 +33,8 @@ class World:
     machine: Machine
     course: Course
     seed: int
+    length: int
+    """Samples of the training set."""
     console: Console
     store: storage.Store | None
     actions: Actions = field(default_factory=lambda: ACTIONS)
@@ -39,11 +42,10 @@ class World:
     """Errors of observers, by callback."""
 
 
-def perform(world: World, outcome: Outcome) -> list[str]:
-    """Perform a tick's effects in order; gives the reasons to stop."""
+def perform(world: World, outcome: Outcome) -> None:
+    """Perform a tick's effects in order; a `Stop` is the session's to obey."""
     write_row(world, outcome)
-    for request in outcome.requests:
-        _show(world, request)
+    show(world, outcome.requests)
     for request in outcome.requests:
         if isinstance(request.effect, Set):
             apply_setting(world.machine, request.effect.target, request.effect.value)
@@ -51,7 +53,12 @@ def perform(world: World, outcome: Outcome) -> list[str]:
     save(world, outcome.carry, saves, final=outcome.state.event == "end")
     if outcome.state.event == "end":
         _load(world, outcome.requests)
-    return [r.effect.reason for r in outcome.requests if isinstance(r.effect, Stop)]
+
+
+def show(world: World, requests: Sequence[Request]) -> None:
+    """Perform what can be seen and touches nothing of the run: `Say`, `Write`, `Do`."""
+    for request in requests:
+        _show(world, request)
 
 
 def _show(world: World, request: Request) -> None:
@@ -145,7 +152,14 @@ def save(
 def _commit(world: World, store: storage.Store, carry: Carry, requests: Sequence[Request]) -> Path:
     journal = store.journal
     size = None if journal is None else journal.position()
-    trees = storage.trees(world.machine, world.course, carry, world.seed, size)
+    trees = storage.trees(
+        world.machine,
+        world.course,
+        carry,
+        seed=world.seed,
+        length=world.length,
+        journal=size,
+    )
     progress = trees[storage.STATE]["progress"]
     about = {"update": progress["update"], "progress": progress}
     return storage.save(store, requests, trees, about)
@@ -160,6 +174,8 @@ def tell_failures(world: World, failures: Sequence[Failure]) -> list[Failure]:
             fatal.append(failure)
             continue
         world.warned[name] = world.warned.get(name, 0) + 1
-        kind = type(failure.error).__name__
-        world.console.warn(f"callback {name!r}, {failure.hook}: {kind}: {failure.error}")
+        if world.warned[name] == 1:
+            told = "".join(traceback.format_exception(failure.error)).rstrip()
+            which = f"callback {name!r} failed in {failure.hook}"
+            world.console.warn(f"{which}; the run goes on\n{told}")
     return fatal

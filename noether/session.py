@@ -13,7 +13,7 @@ from noether.effects import Save
 from noether.feed import Feed
 from noether.fold import Carry, Failure, Fold, Request
 from noether.loop import judge, reached, snapshots
-from noether.perform import World, perform, save, tell_failures
+from noether.perform import World, perform, save, show, tell_failures
 from noether.progress import Progress
 from noether.schedules import Tick
 from noether.signals import Signals
@@ -39,40 +39,43 @@ class Session:
     """An update, and the callbacks that were found to fire within it."""
     told: float = 0.0
     """When `status.json` was last written."""
+    closed: bool = False
+    """Whether every `after_training` has run."""
 
 
 def lived(session: Session) -> TrainState:
     """The run itself: opening tick, updates, closing tick; every way out runs the closing hooks."""
     try:
-        reasons = _open(session) or _updates(session)
-        over = reasons or _limit(session)
-        if over:
+        _open(session)
+        if not session.carry.stops:
+            _updates(session)
+        if over := session.carry.stops or _limit(session):
             return _close(session, over)
         _preempted(session)
     except Exception as error:
-        _leave(session, error, "on_exception", "after_training")
+        _leave(session, error, "on_exception")
         raise
     except BaseException as error:
-        _leave(session, error, "after_training")
+        _leave(session, error)
         raise
     finally:
         session.world.console.wipe()
     raise session.signals.error()
 
 
-def _open(session: Session) -> list[str]:
-    """Memories and opening tick; gives the reasons to stop."""
+def _open(session: Session) -> None:
+    """Memories and opening tick."""
     now = session.world.course.progress
     state = _at(session, "start", now)
     begun = folding.begin(session.fold, state, session.carry)
     session.carry = begun.carry
     _raise_fatal(session, begun.state, tell_failures(session.world, begun.failures))
     storage.check_memories(session.fold.pipeline, session.carry)
-    return _tick(session, state, keep=now.session == 1)
+    _tick(session, state, keep=now.session == 1)
 
 
-def _updates(session: Session) -> list[str]:
-    """Train until a limit, a stop or a signal; gives the reasons to stop."""
+def _updates(session: Session) -> None:
+    """Train until a limit, a stop or a signal."""
     world, fold = session.world, session.fold
     within = {"accumulation_step": "after_accumulation_step", "before_update": "before_update"}
     wanted = frozenset(
@@ -81,7 +84,7 @@ def _updates(session: Session) -> list[str]:
         if fold.having[point] or any(c.point == point for c in fold.early)
     )
     if session.signals.count:
-        return []
+        return
     updates = snapshots(
         world.machine, session.feed, world.course, session.until, session.base, wanted
     )
@@ -89,41 +92,41 @@ def _updates(session: Session) -> list[str]:
         if state.event != "update":
             _passage(session, state)
             continue
-        reasons = _tick(session, state)
-        if reasons or session.signals.count:
-            return reasons
-    return []
+        _tick(session, state)
+        if session.carry.stops or session.signals.count:
+            return
 
 
-def _limit(session: Session) -> list[str]:
+def _limit(session: Session) -> tuple[str, ...]:
     """The limit that is reached, as a reason to end; empty where none is."""
     progress = session.world.course.progress
-    return [
+    return tuple(
         f"reached {limit} {unit}"
         for unit, limit in session.until.items()
         if reached(progress, {unit: limit})
-    ]
+    )
 
 
-def _tick(session: Session, state: TrainState, *, keep: bool = True) -> list[str]:
-    """Fold a tick and perform what it asks; gives the reasons to stop."""
+def _tick(session: Session, state: TrainState, *, keep: bool = True) -> None:
+    """Fold a tick and perform what it asks."""
     world = session.world
     outcome = folding.tick(session.fold, state, session.carry, _server(session), keep=keep)
-    session.carry = outcome.carry
+    session.carry, session.closed = outcome.carry, state.event == "end"
+    committed = world.store and world.store.committed
     fatal = tell_failures(world, outcome.failures)
     try:
-        reasons = perform(world, outcome)
+        perform(world, outcome)
         if fatal and world.store is not None and state.event == "update":
-            save(world, session.carry, [_core("emergency")])
+            save(world, session.carry, [core_save("emergency")])
     except Exception as error:
         if not fatal:
             raise
         fatal[0].error.add_note(f"then, while its tick was performed: {error}")
     _raise_fatal(session, outcome.state, fatal)
     world.console.tick(outcome.state.now, outcome.state.total, outcome.state.metrics)
-    if world.store is not None and time.monotonic() - session.told > HEARTBEAT:
+    saved = committed != (world.store and world.store.committed)
+    if saved or time.monotonic() - session.told > HEARTBEAT:
         write_status(session, "running", None)
-    return reasons
 
 
 def _passage(session: Session, state: TrainState) -> None:
@@ -139,7 +142,7 @@ def _passage(session: Session, state: TrainState) -> None:
     perform(session.world, outcome)
 
 
-def _close(session: Session, reasons: list[str]) -> TrainState:
+def _close(session: Session, reasons: tuple[str, ...]) -> TrainState:
     """The closing tick of a run that is over."""
     judge(session.world.course)
     state = _at(session, "end", session.world.course.progress)
@@ -151,9 +154,11 @@ def _close(session: Session, reasons: list[str]) -> TrainState:
 def _preempted(session: Session) -> None:
     """Commit, then run the closing hooks, which change no memory any more."""
     if session.world.store is not None:
-        save(session.world, session.carry, [_core("preempted")], final=True)
+        save(session.world, session.carry, [core_save("preempted")], final=True)
     state = replace(_at(session, "end", session.world.course.progress), reason=session.signals.name)
     outcome = folding.leave(session.fold, state, session.carry, "after_training")
+    session.closed = True
+    show(session.world, outcome.requests)
     _raise_fatal(session, state, tell_failures(session.world, outcome.failures))
 
 
@@ -161,7 +166,12 @@ def _leave(session: Session, error: BaseException, *hooks: str) -> None:
     """Run closing hooks on the way out of an error; what they raise is noted on it."""
     state = _at(session, "end", session.world.course.progress)
     state = replace(state, exception=f"{type(error).__name__}: {error}")
-    outcome = folding.leave(session.fold, state, session.carry, *hooks)
+    closing = () if session.closed else ("after_training",)
+    outcome = folding.leave(session.fold, state, session.carry, *hooks, *closing)
+    try:
+        show(session.world, outcome.requests)
+    except Exception as later:
+        error.add_note(f"then, while its closing hooks were served: {later}")
     for failure in outcome.failures:
         error.add_note(str(folding.hook_error(failure, state)))
 
@@ -170,7 +180,8 @@ def _at(session: Session, event: Any, now: Progress) -> TrainState:
     return replace(session.base, event=event, before=now, now=now)
 
 
-def _core(tag: str) -> Request:
+def core_save(tag: str) -> Request:
+    """A checkpoint that the core itself asks for."""
     return Request("noether", "core", Save(tag, keep_last=1))
 
 

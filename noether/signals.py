@@ -15,10 +15,6 @@ class Preempted(SystemExit):
     """SIGTERM ended the run, with a checkpoint where there is a run directory."""
 
 
-class Interrupted(KeyboardInterrupt):
-    """SIGINT ended the run, with a checkpoint where there is a run directory."""
-
-
 @dataclass(slots=True)
 class Signals:
     """What has arrived so far."""
@@ -36,9 +32,10 @@ class Signals:
         if self.count > 1:
             raise self.error()
 
-    def error(self) -> Preempted | Interrupted:
+    def error(self) -> Preempted | KeyboardInterrupt:
         """How the run ends: exit code 75 after SIGTERM, KeyboardInterrupt after SIGINT."""
-        return Interrupted() if self.first == signal.SIGINT else Preempted(PREEMPTED)
+        # A subclass of KeyboardInterrupt would not let the interpreter exit as interrupted.
+        return KeyboardInterrupt() if self.first == signal.SIGINT else Preempted(PREEMPTED)
 
     @property
     def name(self) -> str | None:

@@ -15,7 +15,7 @@ from noether.checkpoint import Found, find, load, newest
 from noether.commit import commit
 from noether.effects import Save
 from noether.encoding import decode, encode, memory_types
-from noether.errors import CheckpointError, ConfigurationError
+from noether.errors import CheckpointError, ConfigurationError, RunLockedError
 from noether.feed import to_device
 from noether.fold import Carry, Request
 from noether.journal import Journal, open_journal
@@ -75,7 +75,11 @@ def open_store(series: Path, resume: str) -> Store:
     store = Store(run, lock(run), found)
     try:
         store.notes += clean(store.checkpoints)
+        if read_status(run).get("state") == "done":
+            raise RunLockedError(f"{run} was ended by another process just now; start again")
         store.begun_from = found or newest(store.checkpoints)
+        if found is None and store.begun_from is not None:
+            store.committed = store.begun_from.manifest.update
         if store.begun_from is None and resume == "must":
             raise ConfigurationError([f"resume 'must': {run} holds no checkpoint; use 'auto'"])
         probe(run)
@@ -107,7 +111,10 @@ def _explicit(path: Path) -> Any:
 
 def begin_journal(store: Store, size: int | None, config: Mapping[str, Any]) -> None:
     """Open the journal, cut back to what the checkpoint knew, and write the configuration."""
-    store.journal = open_journal(store.run / "journal.jsonl", size=size)
+    path = store.run / "journal.jsonl"
+    store.journal = open_journal(path, size=size)
+    # A closing tick that failed is made again, so its row is not the last word.
+    store.journal.cut_last("end")
     text = yaml.safe_dump(dict(config), sort_keys=False)
     (store.run / CONFIG).write_text(text, encoding="utf-8")
 
@@ -158,7 +165,13 @@ def save(
 
 
 def trees(
-    machine: Machine, course: Course, carry: Carry, seed: int, journal: int | None
+    machine: Machine,
+    course: Course,
+    carry: Carry,
+    *,
+    seed: int,
+    length: int,
+    journal: int | None,
 ) -> dict[str, Any]:
     """Everything a run is, as trees of tensors and plain values, by file name."""
     state = {
@@ -172,6 +185,8 @@ def trees(
         "schedules": dict(carry.schedules),
         "metrics": dict(carry.metrics),
         "fired": sorted(carry.fired),
+        "stops": carry.stops,
+        "length": length,
         "trainable": {n: p.requires_grad for n, p in machine.module.named_parameters()},
         "random": capture(),
         "journal": journal,
@@ -211,9 +226,8 @@ def restore(
         if callback.name in stored["memories"]
     }
     fired = frozenset(state["fired"])
-    return Carry(memories, state["schedules"], state["metrics"], fired), state | {
-        "names": tuple(stored["memories"])
-    }
+    carry = Carry(memories, state["schedules"], state["metrics"], fired, state["stops"])
+    return carry, state | {"names": tuple(stored["memories"])}
 
 
 def load_weights(directory: Path, machine: Machine) -> None:

@@ -1,7 +1,7 @@
 """`train`: the fold over the loop's snapshots, from the opening tick to the closing one."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,18 @@ from noether.callback import Callback, Pipeline, chain
 from noether.checkpoint import newest
 from noether.console import Console
 from noether.defaults import with_defaults
+from noether.errors import ConfigurationError
 from noether.feed import feed, horizon
 from noether.fold import Carry
-from noether.loop import Clock, Course
+from noether.loop import Clock, Course, reached
 from noether.machine import machine
-from noether.perform import World
+from noether.perform import World, save
 from noether.progress import Progress
 from noether.randomness import restore, seed_all
 from noether.retention import summary
 from noether.rundir import CHECKPOINTS
 from noether.schedules import Schedule
-from noether.session import Session, lived, write_status
+from noether.session import Session, core_save, lived, write_status
 from noether.signals import Signals, listening
 from noether.state import TrainState
 
@@ -85,7 +86,7 @@ def train(
 
     Returns the closing snapshot. Raises ConfigurationError before anything is trained or written,
     HookError, NonFiniteError or CheckpointError from the run; after a SIGTERM `Preempted` (exit
-    code 75), after a SIGINT `Interrupted`, a KeyboardInterrupt, each with a checkpoint committed.
+    code 75), after a SIGINT KeyboardInterrupt, each with a checkpoint committed.
     """
     options = dict(locals())
     pipeline = chain(*callbacks)
@@ -97,8 +98,9 @@ def train(
         session = _prepared(options, pipeline, signals)
         if series is None:
             return lived(session)
+        described = described_run(options, session.fold.pipeline)
         session.world.store = storage.open_store(series, str(resume))
-        return _recorded(session, described_run(options, session.fold.pipeline))
+        return _recorded(session, described)
 
 
 def _chosen(options: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
@@ -120,8 +122,10 @@ def _prepared(options: Mapping[str, Any], pipeline: Pipeline, signals: Signals) 
     course = Course(start, start, clock=options["clock"])
     lengths = {"train": served.length, **{n: len(d) for n, d in datasets.items()}}
     base = TrainState("start", start, start, total=total, model=made.view, dataset_lengths=lengths)
-    world = World(made, course, options["seed"], Console(), None)
+    world = World(made, course, options["seed"], served.length, Console(), None)
     until = options["until"]
+    if not served.updates_per_epoch and not reached(start, until):
+        raise ConfigurationError([f"the training set's {served.length} samples make no update"])
     return Session(world, fold, served, until, base, signals, datasets, Carry())
 
 
@@ -146,6 +150,8 @@ def _recorded(session: Session, config: Mapping[str, Any]) -> TrainState:
     try:
         size = _continue(session, store, config)
         storage.begin_journal(store, size, config)
+        if store.begun_from is not None and store.committed is None:
+            save(session.world, session.carry, [core_save("start")], final=True)
         final = lived(session)
         state, reason = "done", str(final.reason)
         return final
@@ -161,12 +167,16 @@ def _recorded(session: Session, config: Mapping[str, Any]) -> TrainState:
 
 def _farewell(session: Session, store: storage.Store, state: str, reason: str) -> None:
     console = session.world.console
-    write_status(session, state, reason)
-    storage.close_store(store)
+    try:
+        write_status(session, state, reason)
+    except OSError as error:
+        console.warn(f"status.json could not be written: {error}")
+    finally:
+        storage.close_store(store)
     for line in summary(store.checkpoints):
         console.say(line)
-    for name, count in session.world.warned.items():
-        console.say(f"callback {name!r} failed {count} times; the run went on without it")
+    for name, times in session.world.warned.items():
+        console.say(f"callback {name!r} failed {times} times; the run went on")
     console.say(f"{state}: {reason}\nrun directory {store.run}")
 
 
@@ -184,15 +194,20 @@ def _continue(session: Session, store: storage.Store, config: Mapping[str, Any])
         found.directory, session.world.machine, course, session.fold.pipeline
     )
     course.progress = replace(course.progress, session=course.progress.session + 1)
-    own = found.directory.parent == store.checkpoints
-    store.committed = course.progress.update if own else None
+    if stored["length"] != session.feed.length:
+        raise ConfigurationError(
+            [
+                f"the training set has {session.feed.length} samples; the run in "
+                f"{found.directory} was begun with {stored['length']}. Go on with the same data"
+            ]
+        )
     for line in _differences(session, stored, storage.recorded_config(found.directory), config):
         session.world.console.say(line)
     session.feed = replace(session.feed, seed=stored["seed"])
     session.world.seed = stored["seed"]
     restore(stored["random"])
     session.world.console.say(f"resumed from {found.directory} at update {course.progress.update}")
-    return stored["journal"] if own else 0
+    return 0 if store.committed is None else stored["journal"]
 
 
 def _differences(
@@ -206,10 +221,17 @@ def _differences(
             yield f"{key} stays {old!r}: the checkpoint's scheduler goes on; {new!r} is not used"
         else:
             yield f"changed since the checkpoint: {key}: {old!r} -> {new!r}"
+    given = session.world.machine.configured
+    for key, old, new in storage.changed(stored["configured"], given, "optimizer"):
+        yield f"changed since the checkpoint: {key}: {old!r} -> {new!r}"
+    yield from _comings_and_goings(session, stored["names"])
+
+
+def _comings_and_goings(session: Session, before: Sequence[str]) -> Iterable[str]:
     names = {callback.name for callback in session.fold.pipeline}
-    for name in stored["names"]:
+    for name in before:
         if name not in names:
             yield f"callback {name!r} is gone; its memory is dropped"
     for callback in session.fold.pipeline:
-        if callback.init is not None and callback.name not in stored["names"]:
+        if callback.init is not None and callback.name not in before:
             yield f"callback {callback.name!r} is new and starts from its init"

@@ -31,7 +31,7 @@ class Window:
 
 
 @factory
-def everything(
+def everything(  # type: ignore[no-untyped-def]
     *,
     flag: bool = False,
     count: int = 1,
@@ -50,7 +50,7 @@ def everything(
     when: Schedule | None = None,
     transform: Callable[[Any], Any] | None = None,
     anything: Any = None,
-    unhinted=None,  # type: ignore[no-untyped-def]
+    unhinted=None,
 ) -> dict[str, Any]:
     return dict(locals())
 
@@ -127,7 +127,7 @@ def squared() -> Callable[[Any, Any], Tensor]:
 
 def squared_error(model: Any, batch: tuple[Tensor, Tensor]) -> Tensor:
     inputs, targets = batch
-    return ((model(inputs) - targets) ** 2).mean()
+    return torch.nn.functional.mse_loss(model(inputs), targets)
 
 
 @factory

@@ -18,7 +18,6 @@ from noether import (
     Callback,
     DataPass,
     HookError,
-    Interrupted,
     Log,
     Preempted,
     TrainState,
@@ -67,7 +66,7 @@ def committed(series: Path) -> int:
     return int(found.manifest.progress["update"])
 
 
-ENDS = [(signal.SIGTERM, Preempted), (signal.SIGINT, Interrupted)]
+ENDS = [(signal.SIGTERM, Preempted), (signal.SIGINT, KeyboardInterrupt)]
 
 
 @pytest.mark.parametrize(("number", "error"), ENDS)
@@ -143,7 +142,7 @@ def evaluating(signals: int, seen: list[int]) -> Callback:
 
 def test_a_pass_under_way_is_finished_after_one_signal(tmp_path: Path) -> None:
     seen: list[int] = []
-    with pytest.raises(Interrupted):
+    with pytest.raises(KeyboardInterrupt):
         train(tmp_path, evaluating(1, seen), hooks.checkpoint(schedule=at(updates=2)))
     assert seen == [0, 1, 2]
     assert committed(tmp_path) == 3
@@ -154,7 +153,7 @@ def test_a_pass_under_way_is_finished_after_one_signal(tmp_path: Path) -> None:
 
 def test_a_second_signal_abandons_the_pass_and_the_last_commit_counts(tmp_path: Path) -> None:
     seen: list[int] = []
-    with pytest.raises(Interrupted):
+    with pytest.raises(KeyboardInterrupt):
         train(tmp_path, evaluating(2, seen), hooks.checkpoint(schedule=at(updates=2)))
     assert seen == [0]
     assert committed(tmp_path) == 2
@@ -374,7 +373,7 @@ def test_a_save_under_way_is_finished_when_signals_come(tmp_path: Path) -> None:
             signal.raise_signal(signal.SIGINT)
             signal.raise_signal(signal.SIGINT)
 
-    with pytest.raises(Interrupted):
+    with pytest.raises(KeyboardInterrupt):
         train(
             tmp_path,
             Callback("twice", after_update=twice),

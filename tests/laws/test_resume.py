@@ -15,7 +15,6 @@ import noether
 from noether import (
     Callback,
     HookError,
-    Interrupted,
     Log,
     Preempted,
     Schedule,
@@ -216,7 +215,7 @@ def lived(plan: Plan, series: Path, stops: tuple[Stop, ...]) -> Ended:
                 defaults=False,
                 clock=Clock(now=1000.0 * session),
             )
-        except (HookError, Preempted, Interrupted):
+        except (HookError, Preempted, KeyboardInterrupt):
             continue
         (run,) = runs(series)
         assert read_status(run)["state"] == "done"
