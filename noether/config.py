@@ -90,12 +90,21 @@ def load(path: str | FilePath, overrides: Iterable[str] = (), allow: Collection[
     `allow` are packages whose factories the file may name besides those of noether and torch.
     Raises ConfigurationError with every mistake, each with file and line; nothing is built yet.
     """
-    config, places = overridden(open_document(path), str(path), overrides)
+    document = open_document(path)
+    config, places = overridden(document, str(path), overrides)
     reading = Reading(config, tuple(allow), places, [])
     run = reading.run()
-    if reading.mistakes or run is None:
-        raise ConfigurationError(located(reading.mistakes, places))
+    problems: list[Problem] = [*document.problems, *located(reading.mistakes, places)]
+    if problems or run is None:
+        problems.sort(key=line_of)
+        raise ConfigurationError(problems)
     return run
+
+
+def line_of(problem: Problem) -> float:
+    """The line of the file that a problem stands at; those of overrides come last."""
+    line = re.search(r":(\d+)(:\d+)?$", problem.where)
+    return int(line[1]) if line else float("inf")
 
 
 def located(mistakes: Iterable[Mistake], places: Places) -> list[Problem]:
@@ -189,15 +198,15 @@ class Reading:
         """The pipeline of `callbacks:`, checked together with the default callbacks."""
         written = self.config.get("callbacks", [])
         entries, mistakes = read_entries(written, self.allow)
-        broken = bool(mistakes)
         if datasets is not None:
             mistakes += unknown_datasets(entries, written, datasets)
         pipeline = tuple(callback for _, callback in entries)
         defaults = self.defaults(options, pipeline)
         # Without data the horizon is unknown, and with it the labels of the default losses.
         unlabelled = ("loss/online/*", "optim/*") if defaults else ()
-        excused = ("*",) if broken else unlabelled
-        mistakes += flow_mistakes(entries, defaults, excused=excused)
+        read = {index for index, _ in entries}
+        unread = [entry for i, entry in enumerate(written) if i not in read] if mistakes else []
+        mistakes += flow_mistakes(entries, defaults, excused=unlabelled, unread=unread)
         self.mistakes.extend(mistake.under("callbacks") for mistake in mistakes)
         self.check_values(options, pipeline)
         return pipeline

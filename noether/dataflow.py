@@ -77,8 +77,10 @@ def _same_metrics(pipeline: Pipeline) -> Iterator[tuple[int, str]]:
     for position, callback in enumerate(pipeline):
         for key in writes(callback):
             for earlier in writers(key, pipeline[:position]):
-                pair = f"{pipeline[earlier].name!r} and {callback.name!r}"
-                yield position, f"{pair} both write {key}; a metric has one writer"
+                first = pipeline[earlier].name
+                if first != callback.name:  # which is told as such
+                    pair = f"{first!r} and {callback.name!r}"
+                    yield position, f"{pair} both write {key}; a metric has one writer"
 
 
 def _unwritten(pipeline: Pipeline) -> Iterator[tuple[int, str]]:

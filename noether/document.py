@@ -48,10 +48,12 @@ class Document:
 
     value: Any
     lines: Mapping[Path, int]
+    problems: tuple[Problem, ...] = ()
+    """Keys and numbers that had to be left out, found beside whatever else is wrong."""
 
 
 def open_document(path: str | FilePath) -> Document:
-    """Read the document in a file; ConfigurationError says why it cannot be."""
+    """The document in a file, with its problems; ConfigurationError says why it cannot be read."""
     try:
         with FilePath(path).open("rb") as file:
             content = file.read(LARGEST + 1)
@@ -62,7 +64,7 @@ def open_document(path: str | FilePath) -> Document:
     if len(content) > LARGEST:
         raise ConfigurationError([oversized(str(path))])
     try:
-        return read(content.decode("utf-8"), str(path))
+        return composed(content.decode("utf-8"), str(path))
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         column = error.start - content.rfind(b"\n", 0, error.start)
@@ -82,6 +84,14 @@ def read(text: str, name: str) -> Document:
     >>> read("lr: 1e-3", "here").value
     {'lr': 0.001}
     """
+    document = composed(text, name)
+    if document.problems:
+        raise ConfigurationError(document.problems)
+    return document
+
+
+def composed(text: str, name: str) -> Document:
+    """As `read`, but what can be left out - a second key, say - is in the document's problems."""
     if len(text) > LARGEST:
         raise ConfigurationError([oversized(name)])
     try:
@@ -93,9 +103,7 @@ def read(text: str, name: str) -> Document:
         raise ConfigurationError([syntax(error, text, name)]) from error
     reading = Reading(name)
     value = None if node is None else reading.value(node, ())
-    if reading.problems:
-        raise ConfigurationError(reading.problems)
-    return Document(value, reading.lines)
+    return Document(value, reading.lines, tuple(reading.problems))
 
 
 def address(name: str, mark: Any) -> str:

@@ -59,8 +59,8 @@ def read_entry(entry: Any, allow: Collection[str]) -> tuple[Callback | None, lis
     mistakes += too_many(options)
     settings, wrong = timed({name: values.pop(name) for name in SETTINGS if name in values})
     mistakes += wrong
-    if any(mistake.path[0] not in SETTINGS for mistake in mistakes):
-        return None, mistakes
+    if any(mistake.path == ("name",) for mistake in mistakes):
+        return None, mistakes  # under its usual name it might seem to be another one's double
     given = {name: value for name, value in settings.items() if name in takes}
     rest = {name: value for name, value in settings.items() if name not in takes}
     try:
@@ -122,10 +122,23 @@ def unknown_datasets(
     return mistakes
 
 
+def may_write(entry: Any, metric: str) -> bool:
+    """Whether an entry that could not be read may be the writer: it names a part of the metric."""
+    values = entry.values() if isinstance(entry, Mapping) else ()
+    return any(part in values for part in metric.split("/"))
+
+
 def flow_mistakes(
-    callbacks: Sequence[tuple[int, Callback]], defaults: Pipeline, *, excused: Collection[str]
+    callbacks: Sequence[tuple[int, Callback]],
+    defaults: Pipeline,
+    *,
+    excused: Collection[str],
+    unread: Sequence[Any],
 ) -> list[Mistake]:
-    """What is wrong between the callbacks; metrics in `excused` (globs) may have no writer."""
+    """What is wrong between the callbacks.
+
+    Metrics in `excused` (globs), and those that an `unread` entry may write, need no writer.
+    """
     pipeline = (*defaults, *(callback for _, callback in callbacks))
     missing = {
         metric
@@ -133,8 +146,11 @@ def flow_mistakes(
         for metric in dataflow.needed(callback)
         if not any(True for _ in dataflow.writers(metric, pipeline))
     }
-    # The last one writes what an entry that could not be read, or has no label yet, may write.
-    forgiven = tuple(metric for metric in missing if dataflow.matches(metric, excused))
+    forgiven = tuple(
+        metric
+        for metric in missing
+        if dataflow.matches(metric, excused) or any(may_write(entry, metric) for entry in unread)
+    )
     wrong = dataflow.mistakes((*pipeline, Callback("(not known)", reads=(), writes=forgiven)))
     indices = [index for index, _ in callbacks]
     return [

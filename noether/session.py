@@ -1,5 +1,6 @@
 """One process's part of a run: opening tick, updates, closing tick, and every other way out."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -37,7 +38,7 @@ class Session:
     carry: Carry
     due: tuple[int, frozenset[str]] = (0, frozenset())
     """An update, and the callbacks that were found to fire within it."""
-    told: float = 0.0
+    told: float = -math.inf
     """When `status.json` was last written."""
     closed: bool = False
     """Whether every `after_training` has run."""

@@ -1,7 +1,9 @@
 """`train`: the fold over the loop's snapshots, from the opening tick to the closing one."""
 
 import time
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -160,9 +162,17 @@ def _recorded(session: Session, config: Mapping[str, Any]) -> TrainState:
         raise
     except BaseException as error:
         reason = f"{type(error).__name__}: {error}"
+        _keep_traceback(store, error, console)
         raise
     finally:
         _farewell(session, store, state, reason)
+
+
+def _keep_traceback(store: storage.Store, error: BaseException, console: Console) -> None:
+    path = store.run / "traceback.txt"
+    with suppress(OSError):
+        path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        console.say(f"traceback in {path}")
 
 
 def _farewell(session: Session, store: storage.Store, state: str, reason: str) -> None:

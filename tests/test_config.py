@@ -205,7 +205,6 @@ def test_every_mistake_of_a_file_comes_at_once_with_its_line(config: Any) -> Non
         "11: calbacks: unknown section; Did you mean callbacks?",
         "13: callbacks.0.dataset: no evaluation set is named 'vall'; Did you mean val?",
         "14: callbacks.1.every_n_epochs: every(epochs=0): 0 is too small. Give at least 1.",
-        "15: callbacks.2: 'a' and 'a' both write loss/val/*; a metric has one writer",
         "15: callbacks.2: two callbacks are named 'a'",
         "19: callbacks.2.schedule: every_n_epochs says when already; give one of",
         "20: callbacks.3.every_n_epoch: unknown option; Did you mean every_n_epochs?",
@@ -266,11 +265,21 @@ def test_who_might_be_the_writer_is_not_known_while_an_entry_is_broken(config: A
     ]
 
 
+def test_a_second_key_is_told_beside_all_other_mistakes(config: Any) -> None:
+    text = BASE + "optimizer: {kind: torch.optim.SGD}\n" + "calbacks: []\n"
+    found = mistakes(config, text)
+    assert len(found) == 2
+    assert "the key 'optimizer' stands on" in found[0]
+    assert "calbacks" in found[1]
+
+
 def test_other_flow_mistakes_are_told_beside_broken_entries(config: Any) -> None:
     broken = "- {kind: no_such, every_n_epochs: 1}\n"
     found = mistakes(config, BASE + READER + READER[11:] + broken)
-    assert [text.partition(": ")[0] for text in found] == ["c.yaml:10", "c.yaml:11"]
-    assert "two callbacks are named 'reader'" in found[0]
+    lines = [text.partition(": ")[0] for text in found]
+    assert lines == ["c.yaml:9", "c.yaml:10", "c.yaml:10", "c.yaml:11"]
+    assert ["which nothing writes" in text for text in found] == [True, True, False, False]
+    assert "two callbacks are named 'reader'" in found[2]
 
 
 def test_a_pass_over_a_set_by_any_option_name_is_located(config: Any) -> None:
