@@ -133,7 +133,7 @@ def train(options: argparse.Namespace) -> None:
 def check(options: argparse.Namespace) -> None:
     """Build everything and print the order in which the callbacks run."""
     run = loaded(options)
-    from noether.rehearsal import rehearse  # torch, late: the file has been parsed
+    from noether.config.rehearsal import rehearse  # torch, late: the file has been parsed
 
     for callback in rehearse(run):
         when = "" if callback.schedule is None else f"  {callback.schedule}"
@@ -143,6 +143,6 @@ def check(options: argparse.Namespace) -> None:
 
 def hooks(options: argparse.Namespace) -> None:
     """Print the table of built-in callbacks, or one in full."""
-    from noether.catalogue import page, table  # late
+    from noether.config.catalogue import page, table  # late
 
     print(table() if options.name is None else page(options.name))

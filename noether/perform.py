@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from noether import store as storage
+from noether.checkpoint.encoding import encode
 from noether.console import Console
 from noether.effects import Do, Load, Log, Save, Say, Set, Write
-from noether.encoding import encode
 from noether.errors import CheckpointError, NonFiniteError, suggestion
 from noether.fold import Carry, Failure, Outcome, Request
 from noether.journal import row

@@ -12,19 +12,19 @@ import yaml
 
 from noether.callback import HOOKS, Callback
 from noether.checkpoint import Found, find, load, newest
-from noether.commit import commit
+from noether.checkpoint.commit import commit
+from noether.checkpoint.encoding import decode, encode, memory_types
+from noether.checkpoint.manifest import MANIFEST, verify
+from noether.checkpoint.retention import clean, prune
 from noether.effects import Save
-from noether.encoding import decode, encode, memory_types
 from noether.errors import CheckpointError, ConfigurationError, RunLockedError
 from noether.feed import to_device
 from noether.fold import Carry, Request
 from noether.journal import Journal, open_journal
 from noether.loop import Course
 from noether.machine import Machine, reconfigure
-from noether.manifest import MANIFEST, verify
 from noether.progress import Progress
 from noether.randomness import capture
-from noether.retention import clean, prune
 from noether.rundir import CHECKPOINTS, Lock, lock, new_run, probe, read_status, runs, write_status
 
 WEIGHTS, STATE, CONFIG = "weights.pt", "state.pt", "config.yaml"

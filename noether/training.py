@@ -13,6 +13,7 @@ from noether import store as storage
 from noether.arguments import check_horizon, checked, described_run
 from noether.callback import Callback, Pipeline, chain
 from noether.checkpoint import newest
+from noether.checkpoint.retention import summary
 from noether.console import Console
 from noether.defaults import with_defaults
 from noether.errors import ConfigurationError
@@ -23,7 +24,6 @@ from noether.machine import machine
 from noether.perform import World, save
 from noether.progress import Progress
 from noether.randomness import restore, seed_all
-from noether.retention import summary
 from noether.rundir import CHECKPOINTS
 from noether.schedules import Schedule
 from noether.session import Session, core_save, lived, write_status

@@ -26,8 +26,8 @@ from noether import (
     once_at_start,
 )
 from noether.checkpoint import newest
+from noether.checkpoint.manifest import read_manifest
 from noether.journal import read
-from noether.manifest import read_manifest
 from noether.rundir import read_status, runs
 from tests.strategies import Samples, net, samples, sgd, squared_error
 

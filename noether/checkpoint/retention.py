@@ -5,8 +5,8 @@ import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from noether.checkpoint.manifest import Claim, Manifest, candidates, verify
 from noether.errors import CheckpointError
-from noether.manifest import Claim, Manifest, candidates, verify
 from noether.storage import STORAGE, Storage, discard, is_stale, remove_tree
 
 TRASH = ".trash-"

@@ -16,7 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noether.encoding import decode, encode, memory_types
+from noether.checkpoint.encoding import decode, encode, memory_types
 from noether.errors import CheckpointError
 from noether.progress import Progress
 

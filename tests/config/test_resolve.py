@@ -6,7 +6,7 @@ import torch
 
 from noether import examples, hooks
 from noether.callback import is_factory
-from noether.resolve import resolve
+from noether.config.resolve import resolve
 from tests import sample_project
 
 ALLOW = ["tests.sample_project"]
@@ -115,7 +115,7 @@ def test_nothing_is_imported_by_the_wish_of_a_name() -> None:
     script = """
 import sys
 import noether.hooks
-from noether.resolve import resolve
+from noether.config.resolve import resolve
 before = set(sys.modules)
 for kind in ("antigravity.fly", "this.s", "xmlrpc.client.ServerProxy", "noether.hooks.this.s"):
     try:

@@ -10,10 +10,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noether.commit import commit
+from noether.checkpoint.commit import commit
+from noether.checkpoint.manifest import Claim, Manifest, candidates
+from noether.checkpoint.retention import kept, prune, ranked
 from noether.errors import CheckpointError
-from noether.manifest import Claim, Manifest, candidates
-from noether.retention import kept, prune, ranked
 
 claims = st.builds(
     Claim,

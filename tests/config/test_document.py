@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noether.document import DEEPEST, LARGEST, MOST, Document, dump, open_document, read, scalar
+from noether.config.document import (
+    DEEPEST,
+    LARGEST,
+    MOST,
+    Document,
+    dump,
+    open_document,
+    read,
+    scalar,
+)
 from noether.errors import ConfigurationError
 
 

@@ -9,19 +9,18 @@ from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
 from noether.callback import Pipeline
-from noether.document import dump, open_document
-from noether.entries import flow_mistakes, read_entries, unknown_datasets
+from noether.config.document import open_document
+from noether.config.entries import flow_mistakes, read_entries, unknown_datasets
+from noether.config.hints import Mistake
+from noether.config.overrides import Places, dotted, overridden
+from noether.config.recipe import Recipe, read_recipe
+from noether.config.structure import parameters, structured
+from noether.config.words import found
 from noether.errors import ConfigurationError, Problem, suggestion
-from noether.hints import Mistake
-from noether.overrides import Places, dotted, overridden
-from noether.recipe import Recipe, read_recipe
-from noether.structure import parameters, structured
-from noether.words import found
 
 if TYPE_CHECKING:
     from noether.state import TrainState
 
-__all__ = ["Run", "dump", "load"]
 
 SECTIONS = ("run", "model", "data", "loss", "optimizer", "lr_scheduler", "callbacks")
 ELSEWHERE = {

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from noether import every
-from noether.hints import Mistake
-from noether.structure import parameters, structured
+from noether.config.hints import Mistake
+from noether.config.structure import parameters, structured
 from tests import sample_project as sample
 
 EVERYTHING = parameters(sample.everything)

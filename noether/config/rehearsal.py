@@ -6,7 +6,7 @@ from typing import Any
 from noether import dataflow
 from noether.arguments import checked
 from noether.callback import Pipeline
-from noether.config import Run
+from noether.config.reading import Run
 from noether.defaults import with_defaults
 from noether.feed import feed, horizon
 from noether.machine import machine

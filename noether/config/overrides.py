@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from noether.document import Document, Path, read
+from noether.config.document import Document, Path, read
+from noether.config.words import found
 from noether.errors import ConfigurationError, Problem, suggestion
-from noether.words import found
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from noether.config.hints import Mistake
+from noether.config.resolve import resolve
+from noether.config.structure import parameters, structured
+from noether.config.words import found
 from noether.errors import ConfigurationError, Problem
-from noether.hints import Mistake
-from noether.resolve import resolve
-from noether.structure import parameters, structured
-from noether.words import found
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,10 @@ from typing import Any, Literal, TypeAlias, Union, get_args, get_origin
 import attrs
 from cattrs import Converter, IterableValidationError, IterableValidationNote
 
-from noether.document import Path
+from noether.config.document import Path
+from noether.config.words import described, found
 from noether.errors import suggestion
 from noether.schedules import Schedule, parse
-from noether.words import described, found
 
 SCALARS = (bool, int, float, str, NoneType)
 LISTS: Mapping[Any, Callable[[Iterable[Any]], Any]] = {

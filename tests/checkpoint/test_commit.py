@@ -15,10 +15,10 @@ import torch
 
 import noether.storage
 from noether.checkpoint import load, newest
-from noether.commit import commit
+from noether.checkpoint.commit import commit
+from noether.checkpoint.manifest import candidates, read_manifest, verify
+from noether.checkpoint.retention import clean, prune
 from noether.errors import CheckpointError
-from noether.manifest import candidates, read_manifest, verify
-from noether.retention import clean, prune
 from noether.storage import ASIDE, STORAGE, Storage, is_stale
 
 KILLED = 137

@@ -7,8 +7,8 @@ from typing import Any
 
 from noether import dataflow, hooks
 from noether.callback import Callback
+from noether.config.structure import parameters
 from noether.errors import ConfigurationError, suggestion
-from noether.structure import parameters
 
 
 def table() -> str:

@@ -7,12 +7,12 @@ from typing import Any
 
 from noether import dataflow
 from noether.callback import Callback, Pipeline
+from noether.config.hints import Mistake
+from noether.config.recipe import made, named, read_recipe
+from noether.config.structure import parameters, structured
+from noether.config.words import found
 from noether.errors import suggestion
-from noether.hints import Mistake
-from noether.recipe import made, named, read_recipe
 from noether.schedules import Schedule, every
-from noether.structure import parameters, structured
-from noether.words import found
 
 EVERY = {f"every_n_{unit}": unit for unit in ("epochs", "updates", "samples")}
 SETTINGS: Mapping[str, Any] = {"name": str, "schedule": Schedule, **dict.fromkeys(EVERY, int)}

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from noether import ConfigurationError, Run, after, every, hooks, load, on_improvement
-from noether.document import dump, read
+from noether.config.document import dump, read
 from tests import sample_project as sample
 
 ALLOW = ["tests.sample_project"]

@@ -9,8 +9,7 @@ from typing import Any
 
 import torch
 
-from noether.errors import CheckpointError, suggestion
-from noether.manifest import (
+from noether.checkpoint.manifest import (
     LATEST,
     Candidates,
     Damaged,
@@ -20,7 +19,8 @@ from noether.manifest import (
     verify,
     verify_file,
 )
-from noether.retention import ranked
+from noether.checkpoint.retention import ranked
+from noether.errors import CheckpointError, suggestion
 from noether.storage import STORAGE, Storage, replace_text
 
 REASON = "reason.txt"

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from noether.checkpoint import Found, find, load, newest
-from noether.commit import commit
+from noether.checkpoint.commit import commit
+from noether.checkpoint.manifest import candidates, read_manifest, sealed, verify
 from noether.errors import CheckpointError
-from noether.manifest import candidates, read_manifest, sealed, verify
 from noether.storage import aside_suffix
 
 

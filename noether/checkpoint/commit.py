@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from noether.checkpoint.manifest import FORMAT, LATEST, MANIFEST, candidates, parsed, sealed
 from noether.errors import CheckpointError
-from noether.manifest import FORMAT, LATEST, MANIFEST, candidates, parsed, sealed
 from noether.storage import STORAGE, Storage, aside_suffix, discard, replace_text, writing
 
 

@@ -13,10 +13,10 @@ from cattrs import (
     IterableValidationError,
 )
 
-from noether.document import Path
+from noether.config.document import Path
+from noether.config.hints import Mistake, Nested, RefusedError, converter
+from noether.config.words import described
 from noether.errors import suggestion
-from noether.hints import Mistake, Nested, RefusedError, converter
-from noether.words import described
 
 Parameters: TypeAlias = Mapping[str, inspect.Parameter]
 KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
