@@ -3,8 +3,9 @@
 import functools
 import importlib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from dataclasses import fields as dataclass_fields
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
@@ -85,10 +86,10 @@ class Callback:
     """When `on_schedule` runs; None: on every tick (or at every passage of `point`)."""
     point: Point = "tick"
     data: DataPass | None = None
-    reads: tuple[str, ...] | None = None
+    reads: Sequence[str] | None = None
     """Metrics it needs; None: undeclared, it sees whatever earlier callbacks reported."""
-    reads_optional: tuple[str, ...] = ()
-    writes: tuple[str, ...] | None = None
+    reads_optional: Sequence[str] = ()
+    writes: Sequence[str] | None = None
     """Metrics it provides, globs allowed; `{I}` stands for the callback's interval label."""
     critical: bool = False
     on_error: OnError = "raise"
@@ -138,7 +139,7 @@ class Callback:
                 f"callback {self.name!r} is made of local functions and cannot be pickled; define "
                 "them at module level, or make it in a function decorated with @factory"
             )
-        return rebuild, identity(self)
+        return rebuild, (*identity(self), _beside(self))
 
 
 Pipeline: TypeAlias = tuple[Callback, ...]
@@ -149,14 +150,33 @@ def identity(callback: Callback) -> tuple[Origin | None, str, "Schedule | None"]
     return callback.origin, callback.name, callback.schedule
 
 
-def rebuild(origin: Origin, name: str, schedule: "Schedule | None") -> Callback:
+def rebuild(
+    origin: Origin, name: str, schedule: "Schedule | None", beside: Mapping[str, Any]
+) -> Callback:
     """Make the callback of `origin` again: the inverse of pickling."""
-    made: Any = importlib.import_module(origin.module)
-    for part in origin.qualname.split("."):
-        made = getattr(made, part)
+    made = _found(origin)
     made = callback_from(made) if origin.options is None else made(**origin.options)
-    callback: Callback = replace(made, name=name, schedule=schedule)
+    callback: Callback = replace(made, name=name, schedule=schedule, **beside)
     return callback
+
+
+def _found(origin: Origin) -> Any:
+    found: Any = importlib.import_module(origin.module)
+    for part in origin.qualname.split("."):
+        found = getattr(found, part)
+    return found
+
+
+BESIDE = (*("init", "point", "data", "reads", "reads_optional", "writes", "critical", "on_error"),)
+"""What `hook` and `stateful` put around a function."""
+
+
+def _beside(callback: Callback) -> dict[str, Any]:
+    """What was put around a function whose name in its module still means the bare function."""
+    origin = callback.origin
+    if origin is None or origin.options is not None or isinstance(_found(origin), Callback):
+        return {}
+    return {name: getattr(callback, name) for name in BESIDE}
 
 
 def interval(schedule: "Schedule | None") -> str | None:
@@ -175,9 +195,11 @@ def interval(schedule: "Schedule | None") -> str | None:
 
 
 def callback_from(target: "Callback | Hook", **fields: Any) -> Callback:
-    """A function as a callback named after it; a callback as it is."""
+    """A function as a callback named after it; a callback with what `fields` say otherwise."""
     if isinstance(target, Callback):
-        return target
+        usual = {entry.name: entry.default for entry in dataclass_fields(Callback)}
+        given = {key: value for key, value in fields.items() if value != usual[key]}
+        return replace(target, **given) if given else target
     name = getattr(target, "__name__", type(target).__name__)
     fields = {"on_schedule": target, "origin": origin_of(target), **fields}
     return Callback(name, **fields)
@@ -278,6 +300,8 @@ def factory(function: Callable[P, T]) -> Callable[P, T]:
         function.__noether_factory__ = function  # type: ignore[attr-defined]
         return function
     signature = inspect.signature(function)
+    kinds = {parameter.kind: name for name, parameter in signature.parameters.items()}
+    rest = kinds.get(inspect.Parameter.VAR_KEYWORD)
 
     @functools.wraps(function)
     def build(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -287,6 +311,7 @@ def factory(function: Callable[P, T]) -> Callable[P, T]:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         options = {k: v for k, v in bound.arguments.items() if k not in ("name", "schedule")}
+        options |= options.pop(rest, {}) if rest else {}
         origin = Origin(function.__module__, function.__qualname__, options)
         return replace(made, origin=origin)
 

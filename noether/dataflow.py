@@ -50,13 +50,13 @@ def order(pipeline: Pipeline) -> Pipeline:
 
 def mistakes(pipeline: Pipeline) -> list[tuple[int, str]]:
     """Every mistake, with the position of the callback it is about."""
-    found = [
+    return [
         *_same_names(pipeline),
         *_same_metrics(pipeline),
         *_unwritten(pipeline),
         *_early_terms(pipeline),
+        *_circles(pipeline),
     ]
-    return found or list(_circles(pipeline))
 
 
 def _same_names(pipeline: Pipeline) -> Iterator[tuple[int, str]]:
@@ -143,10 +143,14 @@ def _sorted(pipeline: Pipeline) -> list[int]:
 
 
 def _circles(pipeline: Pipeline) -> Iterator[tuple[int, str]]:
-    stuck = sorted(set(range(len(pipeline))) - set(_sorted(pipeline)))
+    after = edges(pipeline)
+    stuck = set(range(len(pipeline))) - set(_sorted(pipeline))
+    while outside := stuck - frozenset[int]().union(*(after[position] for position in stuck)):
+        stuck -= outside  # they only read what comes from the circle
     if stuck:
-        names = ", ".join(repr(pipeline[position].name) for position in stuck)
-        yield stuck[0], f"{names} read each other's metrics in a circle; one of them must read less"
+        names = ", ".join(repr(pipeline[position].name) for position in sorted(stuck))
+        wait = f"{names} read each other's metrics in a circle; one of them must read less"
+        yield min(stuck), wait
 
 
 def matches(metric: str, keys: Iterable[str]) -> bool:

@@ -193,10 +193,12 @@ def _serve_nothing(data: DataPass) -> Mapping[str, Any]:
 def _outcome(turn: _Turn, *, keep: bool) -> Outcome:
     memories = turn.memories if keep else turn.carry.memories
     schedules = turn.schedules if keep else turn.carry.schedules
-    # The opening tick of a resumed session stands at the counts of the checkpoint's tick.
-    fired = frozenset(turn.fired) if turn.state.event == "update" else turn.carry.fired | turn.fired
+    # The opening tick of a resumed session leaves no trace in what follows.
+    earlier = frozenset[str]() if turn.state.event == "update" else turn.carry.fired
+    fired = earlier | turn.fired if keep else turn.carry.fired
     stops = tuple(r.effect.reason for r in turn.requests if isinstance(r.effect, Stop))
-    carry = Carry(memories, schedules, turn.state.metrics, fired, turn.carry.stops + stops)
+    metrics = turn.state.metrics if keep else turn.carry.metrics
+    carry = Carry(memories, schedules, metrics, fired, turn.carry.stops + stops)
     state = replace(turn.state, memories=memories)
     return Outcome(carry, state, tuple(turn.requests), tuple(turn.failures))
 
@@ -243,10 +245,10 @@ UNCONDITIONAL = ("before_training", "after_training", "on_exception")
 
 
 def _run(turn: _Turn, callback: Callback, hook: str) -> None:
-    if (
-        hook not in UNCONDITIONAL
-        and not turn.fold.needs[callback.name] <= turn.state.metrics.keys()
-    ):
+    if turn.pending and _looks(turn, callback):
+        _read(turn)
+    known = turn.state.metrics.keys()
+    if hook not in UNCONDITIONAL and not turn.fold.needs[callback.name] <= known:
         return
     before = len(turn.requests)
     answer = _guarded(turn, callback, hook, _call, turn, callback, hook)

@@ -1,125 +1,223 @@
-"""What holds of the package as a whole: no inheritance, imports that point down, honest exports."""
+"""The rules of the house: no inheritance, imports point down, exports agree with what is there."""
 
 import ast
 import importlib
+import inspect
+import pkgutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol, get_type_hints
 
 import pytest
 
 import noether
+import noether.hooks
+import noether.schedules
+from noether.callback import is_factory
+from noether.schedules.terms import CONSTANTS, FACTORIES
 
 ROOT = Path(noether.__file__).parent
-FILES = sorted(ROOT.rglob("*.py"))
+NAMES = sorted(
+    module.name for module in pkgutil.walk_packages([str(ROOT)], "noether.", onerror=None)
+)
+FACADE = "noether"
+"""Gives every floor's names under one, late; it stands on none."""
 
 FLOORS = {
     1: "progress state effects callback dataflow errors plain schedules",
-    2: "fold loop machine feed passes metrics randomness checkpoint storage store rundir journal "
-    "console signals hooks defaults arguments perform session training examples",
-    3: "config",
+    2: "arguments checkpoint console defaults feed fold hooks journal loop machine metrics passes "
+    "perform randomness rundir session signals storage store training",
+    3: "config examples",
     4: "cli __main__",
 }
-FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}
-VALUES = {"callback", "effects", "state", "progress", "schedules", "errors", "hooks"}
+FLOOR = {part: floor for floor, parts in FLOORS.items() for part in parts.split()}
+
+MAY_HOOKS_IMPORT = {"callback", "effects", "state", "progress", "schedules", "hooks"}
 
 
-def module_of(path: Path) -> str:
-    parts = path.relative_to(ROOT.parent).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+def part(module: str) -> str:
+    """The file or folder right under `noether` that a module belongs to."""
+    return module.split(".")[1]
 
 
-def room(module: str) -> str:
-    """The file or folder of the package's top level that a module stands in."""
-    return module.split(".")[1] if "." in module else ""
+def source(module: str) -> ast.Module:
+    path = ROOT.joinpath(*module.split(".")[1:])
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return ast.parse(file.read_text(encoding="utf-8"))
 
 
-def imported(path: Path, *, late: bool = True) -> Iterator[str]:
-    """Modules of ours that a file imports; with `late` also those within functions."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    typing_only = {
-        id(node)
-        for block in ast.walk(tree)
-        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
-        for node in ast.walk(block)
-    }
-    for node in ast.walk(tree) if late else tree.body:
-        if id(node) in typing_only or not isinstance(node, ast.Import | ast.ImportFrom):
-            continue
+def imports(module: str) -> Iterator[str]:
+    """The modules of noether that a module imports anywhere in it, for types too."""
+    for node in ast.walk(source(module)):
         if isinstance(node, ast.Import):
-            yield from (name.name for name in node.names if name.name.startswith("noether"))
-        elif node.module == "noether":
-            yield from (f"noether.{name.name}" for name in node.names)
-        elif node.module is not None and node.module.startswith("noether."):
-            yield node.module
+            yield from (alias.name for alias in node.names if alias.name.startswith("noether."))
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} imports relatively"
+            origin = node.module or ""
+            for alias in node.names:
+                inner = f"{origin}.{alias.name}"
+                if inner in NAMES:
+                    yield inner
+                elif origin == "noether" or origin.startswith("noether."):
+                    yield origin
 
 
-@pytest.mark.parametrize("path", FILES, ids=module_of)
-def test_no_class_derives_from_another(path: Path) -> None:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ClassDef):
-            kind = getattr(importlib.import_module(module_of(path)), node.name, None)
-            error = isinstance(kind, type) and issubclass(kind, BaseException)
-            bases = {ast.unparse(base).split("[")[0] for base in node.bases}
-            assert error or bases <= {"Protocol"}, f"{path}:{node.lineno} {node.name}"
+# ---------------------------------------------------------------- no inheritance
 
 
-def test_every_file_stands_on_a_floor() -> None:
-    rooms = {room(module_of(path)) for path in FILES} - {""}
-    assert rooms == set(FLOOR)
+def own_classes(module: ModuleType) -> list[type]:
+    return [
+        value
+        for value in vars(module).values()
+        if inspect.isclass(value) and value.__module__ == module.__name__
+    ]
 
 
-@pytest.mark.parametrize("path", FILES, ids=module_of)
-def test_imports_point_down(path: Path) -> None:
-    here = room(module_of(path))
-    for module in imported(path):
-        if here and room(module):
-            assert FLOOR[room(module)] <= FLOOR[here], f"{here} imports {module}"
+@pytest.mark.parametrize("name", NAMES)
+def test_no_class_derives_from_another(name: str) -> None:
+    for owned in own_classes(importlib.import_module(name)):
+        protocol = Protocol in owned.__bases__
+        derived = owned.__bases__ != (object,)
+        assert issubclass(owned, BaseException) or protocol or not derived, owned
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "hooks").glob("*.py")), ids=module_of)
-def test_hooks_know_values_and_schedules_only(path: Path) -> None:
-    assert {room(module) for module in imported(path)} <= VALUES
-
-
-@pytest.mark.parametrize("name", ["noether", "noether.hooks", "noether.schedules"])
-def test_exports_are_sorted_documented_and_there(name: str) -> None:
-    module = importlib.import_module(name)
-    exports = module.__all__
-    assert exports == sorted(exports)
-    for export in exports:
-        value = getattr(module, export)
-        assert isinstance(value, noether.Schedule) or value.__doc__, f"{export} has no docstring"
-    assert set(exports) <= set(dir(module))
-
-
-def test_every_public_factory_of_hooks_is_exported() -> None:
-    from noether import hooks
-    from noether.callback import is_factory
-
-    found = {
-        name
-        for path in (ROOT / "hooks").glob("*.py")
-        for name, value in vars(importlib.import_module(module_of(path))).items()
-        if is_factory(value)
+def test_no_nested_class_derives_from_another_either() -> None:
+    classes = [
+        node for n in NAMES for node in ast.walk(source(n)) if isinstance(node, ast.ClassDef)
+    ]
+    assert classes
+    strange = {
+        node.name: ast.unparse(base)
+        for node in classes
+        for base in node.bases
+        if not ast.unparse(base).endswith(("Error", "Exception", "Protocol", "Exit", "Interrupt"))
     }
-    assert found == set(hooks.__all__)
+    assert strange == {}
 
 
-def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="no attribute 'evry'"):
+# ---------------------------------------------------------------- floors
+
+
+def test_every_module_has_a_floor_and_every_floor_its_modules() -> None:
+    assert {part(name) for name in NAMES} == set(FLOOR)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_imports_point_down(name: str) -> None:
+    here = FLOOR[part(name)]
+    up = [other for other in imports(name) if other != FACADE and FLOOR[part(other)] > here]
+    assert up == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_module_takes_names_from_the_facade(name: str) -> None:
+    assert FACADE not in set(imports(name))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if part(name) == "hooks"])
+def test_hooks_import_values_and_schedules_only(name: str) -> None:
+    assert {part(other) for other in imports(name)} <= MAY_HOOKS_IMPORT
+
+
+# ---------------------------------------------------------------- exports
+
+PUBLIC = [noether, noether.hooks, noether.schedules]
+
+
+def undocumented(module: ModuleType) -> list[str]:
+    values = {name: getattr(module, name) for name in module.__all__}
+    return [name for name, value in values.items() if not (value.__doc__ or "").strip()]
+
+
+@pytest.mark.parametrize("module", PUBLIC, ids=lambda module: module.__name__)
+def test_exports_are_sorted_resolvable_and_documented(module: Any) -> None:
+    assert module.__all__ == sorted(set(module.__all__))
+    assert undocumented(module) == []
+    assert set(module.__all__) <= set(dir(module))
+
+
+def modules_of(package: str) -> list[ModuleType]:
+    return [importlib.import_module(n) for n in NAMES if n.startswith(f"{package}.")]
+
+
+def test_every_built_in_factory_is_exported_and_nothing_else() -> None:
+    made = {
+        name
+        for module in modules_of("noether.hooks")
+        for name, value in vars(module).items()
+        if is_factory(value) and value.__module__ == module.__name__
+    }
+    assert made == set(noether.hooks.__all__)
+
+
+def test_every_term_of_the_schedule_language_is_exported_at_both_doors() -> None:
+    terms = set(CONSTANTS) | set(FACTORIES)
+    assert terms == set(noether.schedules.__all__) - {"Schedule", "Tick", "parse"}
+    assert terms <= set(noether.__all__)
+
+
+def test_every_effect_error_and_decorator_is_exported() -> None:
+    from noether import callback, effects, errors
+
+    public = {c.__name__ for m in (effects, errors) for c in own_classes(m)} - {"Problem"}
+    public |= {f.__name__ for f in (callback.chain, callback.factory, callback.hook)}
+    public |= {"stateful", "train", "load", "Callback", "DataPass", "Progress", "TrainState"}
+    assert public <= set(noether.__all__)
+
+
+@pytest.mark.parametrize("name", noether.hooks.__all__)
+def test_a_built_in_takes_keyword_options_only_each_with_a_type(name: str) -> None:
+    built_in = getattr(noether.hooks, name)
+    parameters = inspect.signature(built_in).parameters.values()
+    assert {p.kind for p in parameters} <= {inspect.Parameter.KEYWORD_ONLY}
+    assert {p.name for p in parameters} <= set(get_type_hints(inspect.unwrap(built_in)))
+    assert ">>>" in (inspect.getdoc(built_in) or "")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_module_says_what_it_is(name: str) -> None:
+    assert ast.get_docstring(source(name))
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="evry"):
         noether.evry  # noqa: B018
 
 
+# ---------------------------------------------------------------- start-up
+
+SLOW = ("torch", "numpy", "hypothesis", "sklearn")
+SAY = f"import sys; print(sorted(set(sys.modules) & set({SLOW!r})), file=sys.stderr)"
+
+
+def loaded(code: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a fresh interpreter, which tells the slow packages that it loaded, at last."""
+    whole = f"import atexit\n\ndef say():\n    {SAY}\n\natexit.register(say)\n{code}"
+    command = [sys.executable, "-c", whole]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
 @pytest.mark.parametrize(
-    "statement",
+    "code",
     [
         "import noether",
-        "import noether.schedules, noether.callback, noether.effects, noether.state",
-        "from noether import every, chain, Progress, Log",
+        "import noether.schedules as s; s.parse('every(updates=5) & after(epochs=2)')",
+        "import noether; noether.every(updates=3); noether.Progress(); noether.Log({})",
     ],
 )
-def test_values_come_without_torch(statement: str) -> None:
-    code = f"import sys; {statement}; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+def test_importing_noether_is_light(code: str) -> None:
+    told = loaded(code)
+    assert (told.returncode, told.stderr.strip()) == (0, "[]")
+
+
+def test_the_commands_help_is_light() -> None:
+    told = loaded(
+        "import runpy, sys; sys.argv = ['noether', '--help']; "
+        "runpy.run_module('noether', run_name='__main__')"
+    )
+    assert told.returncode == 0, told.stderr
+    assert "train" in told.stdout
+    assert told.stderr.strip() == "[]"

@@ -54,10 +54,10 @@ def facts(function: Callable[..., Callback]) -> Iterator[str]:
     for parameter in taken.values():
         yield re.sub(r"\b(?:[a-z]\w*\.)+(?=[A-Z])", "", str(parameter))
     required = {name: p.annotation for name, p in taken.items() if p.default is p.empty}
-    try:
-        callback = function(**{name: placeholder(name, kind) for name, kind in required.items()})
-    except (TypeError, ValueError):
-        return  # what it reads depends on options that have no placeholder
+    options = {name: placeholder(name, kind) for name, kind in required.items()}
+    if "mode" in taken:
+        options["mode"] = "min"  # a placeholder's name tells no direction
+    callback = function(**options)
     yield f"reads: {', '.join(sorted(dataflow.needed(callback))) or 'nothing'}"
     yield f"writes: {', '.join(callback.writes or ()) or 'nothing'}"
 

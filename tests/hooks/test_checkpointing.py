@@ -1,0 +1,244 @@
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import noether
+from noether import (
+    Callback,
+    ConfigurationError,
+    Load,
+    Log,
+    Progress,
+    Save,
+    TrainState,
+    every,
+    hooks,
+    once_at_end,
+)
+from noether.checkpoint.manifest import Manifest, candidates
+from noether.fold import Carry, Fold, begin, compiled, tick
+from tests.strategies import net, samples, sgd, squared_error
+
+
+def reporter(values: list[float]) -> Callback:
+    """Reports one value of `score` in each update."""
+    return Callback(
+        "reporter",
+        after_update=lambda state: Log({"score": values[state.now.update - 1]}),
+        writes=("score",),
+    )
+
+
+def train(callbacks: Any, run_dir: Path | None, *, model: Any = None, **options: Any) -> TrainState:
+    """A run of three updates an epoch."""
+    given = {"loss": squared_error, "optimizer": sgd, "batch_size": 4, "defaults": False}
+    return noether.train(
+        model or net(), samples(12), callbacks=callbacks, run_dir=run_dir, **{**given, **options}
+    )
+
+
+def stored(run_dir: Path) -> list[Manifest]:
+    found = candidates(run_dir / "1" / "checkpoints")
+    return sorted(found.manifests, key=lambda manifest: manifest.update)
+
+
+def kept(run_dir: Path, tag: str | None = None) -> list[int]:
+    """The updates of the checkpoints that are there, of those with `tag`."""
+    return [
+        manifest.update
+        for manifest in stored(run_dir)
+        if tag is None or tag in {claim.tag for claim in manifest.claims}
+    ]
+
+
+# ---------------------------------------------------------------- checkpoint
+
+
+@pytest.mark.parametrize(
+    ("updates", "keep_last", "left"),
+    [
+        (9, 2, [6, 9]),
+        (8, 2, [6, 8]),
+        (9, 1, [9]),
+        (8, None, [3, 6, 8]),
+        (9, None, [3, 6, 9]),
+        (2, 2, [2]),
+    ],
+)
+def test_by_default_each_epoch_and_the_end_are_saved_and_the_newest_stay(
+    tmp_path: Path, updates: int, keep_last: int | None, left: list[int]
+) -> None:
+    train([hooks.checkpoint(keep_last=keep_last)], tmp_path, until={"updates": updates})
+    assert kept(tmp_path) == kept(tmp_path, "last") == left
+
+
+def test_a_checkpoint_holds_the_weights_of_its_update(tmp_path: Path) -> None:
+    model = net()
+    train([hooks.checkpoint()], tmp_path, model=model, until={"updates": 3})
+    reloaded = net()
+    train([hooks.checkpoint()], tmp_path, model=reloaded, until={"updates": 3}, resume="auto")
+    for one, other in zip(model.parameters(), reloaded.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("keep_last", [0, -1])
+def test_keeping_no_checkpoint_is_refused(keep_last: int) -> None:
+    with pytest.raises(ValueError, match="keep_last"):
+        hooks.checkpoint(keep_last=keep_last)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [hooks.checkpoint(), hooks.best_checkpoint(metric="score", mode="max")],
+)
+def test_saving_without_a_run_directory_is_refused_by_name(made: Callback) -> None:
+    with pytest.raises(ConfigurationError, match=f"'{made.name}'"):
+        train([reporter([1.0]), made], None, until={"updates": 1})
+    assert made.critical
+
+
+# ---------------------------------------------------------------- best_checkpoint
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "left"),
+    [
+        ([3.0, 1.0, 2.0, 1.0], {"mode": "min"}, [2]),
+        ([3.0, 1.0, 2.0, 4.0], {"mode": "max"}, [4]),
+        ([3.0, 1.0, 2.0, 1.0], {"mode": "min", "keep_best": 2}, [2, 4]),
+        ([2.0, 2.0, 2.0, 2.0], {"mode": "max", "keep_best": 2}, [1, 2]),
+        ([math.nan, 5.0, -math.inf, math.nan], {"mode": "min"}, [2]),
+        ([3.0, 2.75, 2.5, 2.25], {"mode": "min", "min_delta": 0.5}, [4]),
+        ([3.0, 2.5, 2.5, 2.5], {"mode": "min", "min_delta": 0.5}, [1]),
+        ([1.0, 4.0, 3.0, 9.0], {"mode": "max", "schedule": every(updates=3)}, [3]),
+    ],
+)
+def test_the_best_checkpoints_stay_under_the_metrics_tag(
+    tmp_path: Path, values: list[float], options: dict[str, Any], left: list[int]
+) -> None:
+    best = hooks.best_checkpoint(metric="score", **options)
+    train([best, reporter(values)], tmp_path, until={"updates": len(values)})
+    assert kept(tmp_path, "best_model.score") == left
+
+
+def test_the_weights_of_the_best_can_be_loaded_at_the_end(tmp_path: Path) -> None:
+    weights: dict[int, dict[str, torch.Tensor]] = {}
+
+    def keep(state: TrainState) -> None:
+        weights[state.now.update] = {n: p.clone() for n, p in state.model.parameters.items()}
+
+    callbacks = [
+        reporter([5.0, 2.0, 3.0, 4.0]),
+        Callback("keep", after_update=keep),
+        hooks.checkpoint(),
+        hooks.best_checkpoint(metric="score", mode="min"),
+        once_at_end(lambda state: Load("best_model.score")).named("load"),
+    ]
+    model = net()
+    train(callbacks, tmp_path, model=model, until={"updates": 4})
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, weights[2][name])
+        assert not torch.equal(parameter, weights[4][name])
+
+
+def test_best_and_regular_checkpoints_of_one_tick_are_one_and_each_rule_keeps_its_own(
+    tmp_path: Path,
+) -> None:
+    callbacks = [
+        reporter([5.0, 4.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]),
+        hooks.best_checkpoint(metric="score", mode="min"),
+        hooks.checkpoint(keep_last=1),
+    ]
+    train(callbacks, tmp_path, until={"epochs": 3})
+    assert kept(tmp_path, "best_model.score") == [3]
+    assert kept(tmp_path) == [3, 9]
+
+
+def test_slashes_in_the_metric_become_dots_in_the_tag() -> None:
+    made = hooks.best_checkpoint(metric="loss/val/total")
+    step: Any = made.on_schedule
+    state = TrainState(
+        "update",
+        Progress(),
+        Progress(update=1),
+        metrics={"loss/val/total": 2.0},
+        fresh=frozenset({"loss/val/total"}),
+    )
+    assert made.init is not None
+    memory, effects = step(state, made.init(state))
+    (save,) = [effect for effect in effects if isinstance(effect, Save)]
+    assert (save.tag, save.value, save.mode) == ("best_model.loss.val.total", 2.0, "min")
+    assert made.reads == ("loss/val/total",)
+    assert step(state, memory)[1] == []
+
+
+def saved(fold: Fold, values: list[float | None]) -> list[int]:
+    """The updates at which a best checkpoint is asked for; None: nothing is reported."""
+    start = TrainState("start", Progress(), Progress())
+    carry, found = begin(fold, start, Carry()).carry, []
+    for update in range(1, len(values) + 1):
+        state = TrainState("update", Progress(update=update - 1), Progress(update=update))
+        outcome = tick(fold, state, carry, lambda data: {})
+        carry = outcome.carry
+        assert not outcome.failures
+        if any(isinstance(r.effect, Save) for r in outcome.requests):
+            found.append(update)
+    return found
+
+
+@given(
+    values=st.lists(
+        st.none() | st.integers(-4, 4).map(float) | st.sampled_from([math.nan, math.inf, -math.inf])
+    ),
+    keep=st.integers(1, 3),
+    mode=st.sampled_from(["min", "max"]),
+)
+def test_a_value_is_saved_when_fewer_than_k_earlier_ones_are_as_good(
+    values: list[float | None], keep: int, mode: str
+) -> None:
+    def report(state: TrainState) -> Log | None:
+        value = values[state.now.update - 1]
+        return None if value is None else Log({"score": value})
+
+    best = hooks.best_checkpoint(metric="score", mode=mode, keep_best=keep)
+    fold = compiled((best, Callback("reporter", after_update=report, writes=("score",))))
+    sign = 1 if mode == "min" else -1
+    expected = [
+        position
+        for position, value in enumerate(values, start=1)
+        if value is not None
+        and math.isfinite(value)
+        and sum(
+            1
+            for earlier in values[: position - 1]
+            if earlier is not None and math.isfinite(earlier) and sign * earlier <= sign * value
+        )
+        < keep
+    ]
+    assert saved(fold, values) == expected
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"metric": "score"},
+        {"metric": "score", "mode": "best"},
+        {"metric": "loss", "keep_best": 0},
+        {"metric": "loss", "min_delta": -0.1},
+    ],
+)
+def test_a_bad_option_is_refused_when_it_is_given(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"mode|keep_best|min_delta"):
+        hooks.best_checkpoint(**options)
+
+
+def test_a_metric_that_nobody_writes_is_refused_before_training(tmp_path: Path) -> None:
+    best = hooks.best_checkpoint(metric="scope", mode="max")
+    with pytest.raises(ConfigurationError, match=r"Did you mean score\?"):
+        train([reporter([1.0]), best], tmp_path, until={"updates": 1})
+    assert not (tmp_path / "1").exists()
