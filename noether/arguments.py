@@ -21,15 +21,19 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def checked(options: Mapping[str, Any], pipeline: Pipeline) -> None:
-    """Raise ConfigurationError with every mistake in the arguments of `train`."""
+def checked(options: Mapping[str, Any], pipeline: Pipeline, *, built: bool = True) -> None:
+    """Raise ConfigurationError with every mistake in the arguments of `train`.
+
+    With `built` False model, loss and optimizer are not there yet, and not looked at.
+    """
     problems = [
         *_limits(options["until"]),
         *_counts(options),
         *_choices(options),
+        *(_kinds(options) if built else ()),
         *_not_built(options),
         *_directories(options, pipeline),
-        *_passes(options["datasets"] or {}, pipeline),
+        *_passes(options["datasets"], pipeline),
     ]
     if problems:
         raise ConfigurationError(problems)
@@ -72,8 +76,9 @@ def _counts(options: Mapping[str, Any]) -> Iterator[str]:
         value = options[name]
         if value is not None and not (is_number(value) and value > 0):
             yield f"{name} is {value!r}; expected a positive number, or None"
-    if not isinstance(options["seed"], int) or isinstance(options["seed"], bool):
-        yield f"seed is {options['seed']!r}; expected an integer"
+    seed = options["seed"]
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
+        yield f"seed is {seed!r}; expected an integer from 0 to 2**63 - 1"
 
 
 def _choices(options: Mapping[str, Any]) -> Iterator[str]:
@@ -91,6 +96,19 @@ def _is_policy(value: Any) -> bool:
     if isinstance(value, Mapping):
         return set(value) == {"skip"} and is_count(value["skip"])
     return value in ("raise", "skip")
+
+
+def _kinds(options: Mapping[str, Any]) -> Iterator[str]:
+    if not callable(options["loss"]):
+        yield f"loss is {options['loss']!r}; expected a function of (model, batch)"
+    optimizer = options["optimizer"]
+    if not callable(optimizer) and not hasattr(optimizer, "param_groups"):
+        yield f"optimizer is {optimizer!r}; expected an optimizer, or a function of parameters"
+    datasets: Any = options["datasets"]
+    if datasets is not None and not isinstance(datasets, Mapping):
+        yield f"datasets is a {type(datasets).__name__}; expected names to data sets"
+    if not hasattr(options["model"], "parameters"):
+        yield f"the model is a {type(options['model']).__name__}; expected a torch.nn.Module"
 
 
 def _not_built(options: Mapping[str, Any]) -> Iterator[str]:
@@ -117,7 +135,8 @@ def _saves(callback: Callback) -> bool:
     return origin is not None and origin.module == "noether.hooks.checkpointing"
 
 
-def _passes(datasets: Mapping[str, Any], pipeline: Pipeline) -> Iterator[str]:
+def _passes(given: Any, pipeline: Pipeline) -> Iterator[str]:
+    datasets: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
     for name, dataset in datasets.items():
         if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
             yield f"data set {name!r} is a {type(dataset).__name__} without length or index"

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from dataclasses import fields as dataclass_fields
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar, get_args
 
 if TYPE_CHECKING:
     from noether.schedules import Schedule
@@ -96,6 +96,10 @@ class Callback:
     origin: Origin | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
+        for choice, known in (("point", get_args(Point)), ("on_error", get_args(OnError))):
+            if getattr(self, choice) not in known:
+                found = f"{choice} is {getattr(self, choice)!r}"
+                raise ValueError(f"callback {self.name!r}: {found}; expected one of {known}")
         for promise in ("reads", "reads_optional", "writes"):
             if isinstance(getattr(self, promise), str):
                 raise TypeError(f"callback {self.name!r}: {promise} is a string; write a list")
@@ -243,7 +247,7 @@ def hook(
     """
     fields = {key: value for key, value in locals().items() if key != "function"}
     if function is not None:
-        return callback_from(function)
+        return callback_from(function, **fields)
     return lambda function: callback_from(function, **fields)
 
 
@@ -280,6 +284,9 @@ def chain(*parts: "Callback | Pipeline | Hook") -> Pipeline:
     for part in parts:
         if isinstance(part, tuple | list):
             callbacks.extend(chain(*part))
+        elif is_factory(part) or isinstance(part, type):
+            name = getattr(part, "__name__", "it")
+            raise TypeError(f"{name} makes callbacks: write {name}(...)")
         elif callable(part) or isinstance(part, Callback):
             callbacks.append(callback_from(part))
         else:

@@ -1,5 +1,7 @@
 """What a person sees of a run: lines, and on a terminal one line that is rewritten."""
 
+import os
+import shutil
 import sys
 import time
 from collections import Counter
@@ -31,7 +33,11 @@ class Console:
     def say(self, text: str) -> None:
         """Print a line above the live one."""
         self.wipe()
-        print(text, file=self.out, flush=True)
+        try:
+            print(text, file=self.out, flush=True)
+        except BrokenPipeError:
+            # Nobody reads any more; a run of weeks must not end for that.
+            self.out = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
     def warn(self, text: str) -> None:
         """Print a warning the first time, count it each time."""
@@ -50,6 +56,8 @@ class Console:
         self.drawn = reading
         seconds, updates = reading - self.started[0], now.update - self.started[1]
         line = live_line(now, total, metrics, seconds / updates if updates else None)
+        # A line that wraps could not be wiped any more.
+        line = line[: shutil.get_terminal_size().columns - 1]
         print(f"\r\x1b[2K{line}", end="", file=self.err, flush=True)
 
     def wipe(self) -> None:

@@ -7,13 +7,14 @@ from noether import hooks
 from noether.callback import Callback, Pipeline
 from noether.errors import ConfigurationError, suggestion
 from noether.progress import Progress
-from noether.schedules import Schedule, every, once_at_end
+from noether.schedules import Schedule, at, every, once_at_end
 
 MAX_SILENCE = 300
 """Seconds after which a progress line is due in any case."""
 
 
 UNKNOWN_LENGTH = 5000
+"""Updates that a run of unknown length is taken to have, for the default intervals."""
 
 
 def with_defaults(
@@ -45,7 +46,7 @@ def with_defaults(
     added = [
         make() for name, make in table.items() if _wanted(defaults, name) and name not in taken
     ]
-    return (*_without_doubles(added), *pipeline)
+    return (*_without_doubles(added, pipeline), *pipeline)
 
 
 def _share(total: Progress, parts: int) -> Schedule:
@@ -67,10 +68,8 @@ def _table(log: Schedule, track: Schedule) -> Mapping[str, Callable[[], Callback
         "param_count": hooks.param_count,
         "progress": lambda: hooks.progress(schedule=said),
         "online_loss": lambda: log(hooks.online_loss()),
-        "learning_rate": lambda: track(hooks.learning_rate()),
-        "online_loss/track": lambda: track(hooks.online_loss(verbose=False)).named(
-            "online_loss/track"
-        ),
+        "learning_rate": lambda: (track | at(updates=1))(hooks.learning_rate()),
+        "online_loss/track": lambda: track(hooks.online_loss()).named("online_loss/track"),
         "checkpoint": hooks.checkpoint,
     }
 
@@ -79,7 +78,11 @@ def _wanted(defaults: Any, name: str) -> bool:
     return bool(defaults.get(name, True) if isinstance(defaults, Mapping) else defaults)
 
 
-def _without_doubles(callbacks: list[Callback]) -> list[Callback]:
-    """Without `online_loss/track` where it would write the keys of `online_loss`."""
-    labels = {c.label for c in callbacks if c.name == "online_loss"}
-    return [c for c in callbacks if c.name != "online_loss/track" or c.label not in labels]
+def _without_doubles(added: list[Callback], pipeline: Pipeline) -> list[Callback]:
+    """Without a default `online_loss` where another one would write the same keys."""
+    kept: list[Callback] = []
+    for callback in added:
+        others = [c.label for c in (*kept, *pipeline) if made_by(c, hooks.online_loss)]
+        if not made_by(callback, hooks.online_loss) or callback.label not in others:
+            kept.append(callback)
+    return kept

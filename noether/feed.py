@@ -51,11 +51,13 @@ class Feed:
 
 def feed(dataset: Any, *, batch_size: int, accumulate: int, collate: Any, **options: Any) -> Feed:
     """The feed of a map-style data set; raises ConfigurationError where it can serve none."""
-    if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+    served = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
+    if not served or isinstance(dataset, Mapping):
         raise ConfigurationError(
             [
-                f"the training set is a {type(dataset).__name__} without a length; "
-                "map-style data sets, with __len__ and __getitem__, are served so far"
+                f"the training set is a {type(dataset).__name__}; map-style data sets, with "
+                "__len__ and __getitem__ by number, are served so far. Of a DataLoader, give the "
+                "data set, and batch_size and collate as arguments"
             ]
         )
     options["collate"] = collate or default_collate

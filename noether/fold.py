@@ -213,7 +213,8 @@ def _run_scheduled(turn: _Turn) -> None:
     for callback in turn.fold.having["on_schedule"]:
         if turn.pending and _looks(turn, callback):
             _read(turn)
-        if not _asked(callback, turn.state, turn.schedules):
+        asked = _guarded(turn, callback, "schedule", _asked, callback, turn.state, turn.schedules)
+        if not asked:
             continue
         if closing and callback.name in turn.carry.fired:
             continue
@@ -264,16 +265,17 @@ def _call(turn: _Turn, callback: Callback, hook: str) -> Any:
     function = getattr(callback, hook)
     with torch.no_grad():
         if callback.init is None:
-            return function(state)
+            return effects_of(function(state))
         answer = function(state, turn.memories[callback.name])
-    if not (isinstance(answer, tuple) and len(answer) == 2):
-        raise TypeError(f"a stateful hook returns (memory, effects), not {answer!r}")
-    turn.memories[callback.name], effects = answer
-    return effects
+        pair = isinstance(answer, tuple) and len(answer) == 2
+        if not pair or isinstance(answer[0], EFFECTS):
+            raise TypeError(f"a stateful hook returns (memory, effects), not {answer!r}")
+        turn.memories[callback.name], effects = answer
+        return effects_of(effects)
 
 
 def _accept(turn: _Turn, callback: Callback, hook: str, answer: Any) -> None:
-    for effect in effects_of(answer):
+    for effect in answer or ():
         if isinstance(effect, Log):
             effect = _logged(turn, callback, effect)
         elif isinstance(effect, Write):

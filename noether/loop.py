@@ -42,9 +42,11 @@ def snapshots(
     until: Mapping[str, float],
     base: TrainState,
     wanted: frozenset[str],
+    poll: Callable[[], None],
 ) -> Iterator[TrainState]:
     """Snapshots of every update until a limit is reached: one when it is complete, and, where
-    `wanted` names them, those within it. Nothing is computed ahead of the consumer.
+    `wanted` names them, those within it. Nothing is computed ahead of the consumer. `poll` is
+    called before each micro-batch and may raise.
 
     Raises NonFiniteError for a loss or gradient that is not finite.
     """
@@ -55,7 +57,7 @@ def snapshots(
         course.offset = 0
     while not reached(course.progress, until):
         for window in windows(feed, course.progress.epoch, course.offset):
-            yield from _update(machine, feed, course, window, base, wanted)
+            yield from _update(machine, feed, course, window, base, wanted, poll)
             if reached(course.progress, until):
                 return
 
@@ -82,14 +84,17 @@ def _update(
     window: Window,
     base: TrainState,
     wanted: frozenset[str],
+    poll: Callable[[], None],
 ) -> Iterator[TrainState]:
     machine.module.train()
     machine.optimizer.zero_grad(set_to_none=True)
+    machine.module.zero_grad(set_to_none=True)  # what the optimizer does not hold adds up too
     coming = course.coming = advanced(course.progress, window)
     losses: dict[str, Tensor] = {}
     outputs: Any = None
     timings = dict.fromkeys(("data_wait", "forward_backward", "update"), 0.0)
     for indices in window.micro_batches:
+        poll()
         started = course.clock()
         batch = to_device(fetch(feed.dataset, indices, feed.collate), machine.device)
         loaded = course.clock()

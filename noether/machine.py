@@ -1,6 +1,5 @@
 """The live things of a run - model, loss, optimizer - and the single steps made with them."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -59,9 +58,11 @@ def machine(
     if device is not None:
         module.to(device)
     first = next(module.parameters(), None)
-    place = torch.device("cpu") if first is None else first.device
+    if first is None:
+        raise ConfigurationError([f"the model, a {type(module).__name__}, has no parameters"])
     if not isinstance(optimizer, torch.optim.Optimizer):
         optimizer = optimizer(module.parameters())
+    _check_optimizer(module, optimizer)
     if isinstance(lr_scheduler, type) or not hasattr(lr_scheduler, "state_dict"):
         lr_scheduler = None if lr_scheduler is None else lr_scheduler(optimizer)
     if isinstance(lr_scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
@@ -77,13 +78,23 @@ def machine(
         optimizer,
         lr_scheduler,
         max_skipped=_max_skipped(on_nonfinite),
-        device=place,
+        device=first.device,
         parameters=[p for group in optimizer.param_groups for p in group["params"]],
         **options,
     )
     made.view = _view(made)
     made.configured = configured(made)
     return made
+
+
+def _check_optimizer(module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise ConfigurationError(["LBFGS evaluates the loss by itself; use another optimizer"])
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if not any(id(parameter) in held for parameter in module.parameters()):
+        raise ConfigurationError(
+            ["the optimizer holds none of the model's parameters; make it of model.parameters()"]
+        )
 
 
 def _max_skipped(on_nonfinite: str | Mapping[str, int]) -> int | None:
@@ -116,17 +127,22 @@ def evaluate_loss(machine: Machine, batch: Any) -> tuple[dict[str, Tensor], Any]
     """The named losses of a batch, `total` among them, and the loss function's outputs."""
     with machine.autocast():
         answer = machine.loss(machine.module, batch)
-    outputs = None
-    if isinstance(answer, tuple):
-        answer, outputs = answer
-    if isinstance(answer, Tensor):
-        return {"total": answer}, outputs
-    if not isinstance(answer, Mapping) or not answer or "total" in answer:
+    loss, outputs = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, None)
+    named = loss if isinstance(loss, Mapping) else {"total": loss}
+    scalars = all(isinstance(part, Tensor) and part.ndim == 0 for part in named.values())
+    if not named or not scalars or (named is loss and "total" in named):
         raise TypeError(
-            "the loss function returns a tensor, a mapping of named losses (`total` is their sum "
-            f"and ours to add), or a pair of either and outputs; found {answer!r}"
+            "the loss function returns the mean over the batch: a 0-dimensional tensor, a mapping "
+            "of them by name (`total` is their sum and ours to add), or a pair of either and "
+            f"outputs; found {_shapes(loss)}"
         )
-    return {**answer, "total": sum(answer.values())}, outputs
+    return {"total": sum(named.values()), **named}, outputs
+
+
+def _shapes(loss: Any) -> str:
+    if isinstance(loss, Mapping):
+        return str({name: _shapes(part) for name, part in loss.items()})
+    return f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
 
 
 def backward(machine: Machine, batch: Any, share: float) -> tuple[dict[str, Tensor], Any]:
@@ -189,7 +205,7 @@ def reconfigure(
                 continue
             if key != "lr" or machine.scheduler is None:
                 group[key] = value
-            elif key == "lr" and before:
+            elif before and hasattr(machine.scheduler, "base_lrs"):
                 group["lr"] *= value / before
                 group["initial_lr"] = machine.scheduler.base_lrs[i] = value
 
@@ -229,6 +245,7 @@ def evaluating(module: torch.nn.Module) -> Iterator[None]:
 
 
 def weights_are_finite(machine: Machine) -> bool:
-    """Whether every weight is finite; waits for the device."""
-    norms = torch._foreach_norm([p.detach() for p in machine.parameters])
-    return not norms or math.isfinite(float(torch.stack([n.double() for n in norms]).sum()))
+    """Whether every weight and buffer is finite; waits for the device."""
+    held = (*machine.parameters, *machine.module.parameters(), *machine.module.buffers())
+    verdicts = [torch.isfinite(t.detach()).all() for t in held if t.is_floating_point()]
+    return not verdicts or bool(torch.stack(verdicts).all())

@@ -8,7 +8,10 @@ import torch
 
 def check_metric(key: str, value: Any) -> None:
     """Raise TypeError unless `value` is a number or a 0-dimensional tensor."""
-    scalar = value.ndim == 0 if isinstance(value, torch.Tensor) else isinstance(value, int | float)
+    if isinstance(value, torch.Tensor):
+        scalar = value.ndim == 0 and not value.is_complex()
+    else:
+        scalar = isinstance(value, int | float)
     if not scalar:
         raise TypeError(f"metric {key} is {value!r}; a number or a 0-dimensional tensor is needed")
 

@@ -94,7 +94,10 @@ def serve(
             poll()
             indices = range(start, min(start + size, len(dataset)))
             batch = to_device(fetch(dataset, indices, collate), machine.device)
-            values = data.process(machine.view, batch) or {}
+            values = data.process(machine.view, batch)
+            values = {} if values is None else values
+            if not isinstance(values, Mapping):
+                raise TypeError(f"process of a data pass returns a mapping, not {values!r}")
             _check_keys(data, start // size, joined, values)
             _add(data, joined, values, len(indices))
     return {key: _reduction(data, key).end(value) for key, value in joined.items()}

@@ -51,12 +51,11 @@ def perform(world: World, outcome: Outcome) -> None:
             apply_setting(world.machine, request.effect.target, request.effect.value)
     saves = [r for r in outcome.requests if isinstance(r.effect, Save)]
     save(world, outcome.carry, saves, final=outcome.state.event == "end")
-    if outcome.state.event == "end":
-        _load(world, outcome.requests)
+    _load(world, outcome)
 
 
 def show(world: World, requests: Sequence[Request]) -> None:
-    """Perform what can be seen and touches nothing of the run: `Say`, `Write`, `Do`."""
+    """Perform `Say`, `Write` and `Do`."""
     for request in requests:
         _show(world, request)
 
@@ -74,10 +73,16 @@ def _show(world: World, request: Request) -> None:
         world.actions[effect.action](**effect.options)
 
 
-def _load(world: World, requests: Sequence[Request]) -> None:
-    for request in requests:
-        if isinstance(request.effect, Load) and world.store is not None:
-            storage.load_tagged(world.store, request.effect.tag, world.machine)
+def _load(world: World, outcome: Outcome) -> None:
+    for request in outcome.requests:
+        if not isinstance(request.effect, Load):
+            continue
+        if outcome.state.event != "end" or world.store is None:
+            raise CheckpointError(
+                f"{request.by!r} asks for {request.effect}, which is served on the closing tick "
+                "of a run with a run_dir"
+            )
+        storage.load_tagged(world.store, request.effect.tag, world.machine)
 
 
 def _write(world: World, effect: Write) -> None:

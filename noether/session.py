@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from noether import fold as folding
@@ -38,6 +38,10 @@ class Session:
     carry: Carry
     due: tuple[int, frozenset[str]] = (0, frozenset())
     """An update, and the callbacks that were found to fire within it."""
+    within: list[Request] = field(default_factory=list)
+    """What the hooks within the update under way have asked; performed with its tick."""
+    fresh: frozenset[str] = frozenset()
+    """The metrics that they reported."""
     told: float = -math.inf
     """When `status.json` was last written."""
     closed: bool = False
@@ -87,7 +91,13 @@ def _updates(session: Session) -> None:
     if session.signals.count:
         return
     updates = snapshots(
-        world.machine, session.feed, world.course, session.until, session.base, wanted
+        world.machine,
+        session.feed,
+        world.course,
+        session.until,
+        session.base,
+        wanted,
+        session.signals.poll,
     )
     for state in updates:
         if state.event != "update":
@@ -111,7 +121,10 @@ def _limit(session: Session) -> tuple[str, ...]:
 def _tick(session: Session, state: TrainState, *, keep: bool = True) -> None:
     """Fold a tick and perform what it asks."""
     world = session.world
+    state = replace(state, fresh=session.fresh)
     outcome = folding.tick(session.fold, state, session.carry, _server(session), keep=keep)
+    outcome = replace(outcome, requests=(*session.within, *outcome.requests))
+    session.within, session.fresh = [], frozenset()
     session.carry, session.closed = outcome.carry, state.event == "end"
     committed = world.store and world.store.committed
     fatal = tell_failures(world, outcome.failures)
@@ -139,8 +152,9 @@ def _passage(session: Session, state: TrainState) -> None:
         session.due = (course.coming.update, due)
     outcome = folding.passage(session.fold, state, session.carry, session.due[1])
     session.carry = outcome.carry
+    session.within += outcome.requests
+    session.fresh |= outcome.state.fresh
     _raise_fatal(session, state, tell_failures(session.world, outcome.failures))
-    perform(session.world, outcome)
 
 
 def _close(session: Session, reasons: tuple[str, ...]) -> TrainState:
@@ -149,6 +163,8 @@ def _close(session: Session, reasons: tuple[str, ...]) -> TrainState:
     state = _at(session, "end", session.world.course.progress)
     state = replace(state, reason="; ".join(reasons))
     _tick(session, state)
+    if session.world.store is not None and session.world.store.failed:
+        save(session.world, session.carry, [core_save("last")], final=True)
     return replace(state, metrics=session.carry.metrics, memories=session.carry.memories)
 
 

@@ -82,7 +82,7 @@ class TrainState:
     """Hyper-parameters by parameter group: `hyper["default"]["lr"]`."""
     dataset_lengths: Mapping[str, int | None] = field(default_factory=dict)
     timings: Mapping[str, float] = field(default_factory=dict)
-    """Seconds of this update by part: data_wait, forward, backward, update."""
+    """Seconds of this update by part: data_wait, forward_backward, update."""
     memories: Mapping[str, Any] = field(default_factory=dict)
     rank: int = 0
     world_size: int = 1

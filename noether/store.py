@@ -180,6 +180,7 @@ def trees(
         "skipped": course.skipped,
         "seed": seed,
         "optimizer": machine.optimizer.state_dict(),
+        "optimizer_kind": type(machine.optimizer).__name__,
         "configured": machine.configured,
         "scheduler": None if machine.scheduler is None else machine.scheduler.state_dict(),
         "schedules": dict(carry.schedules),

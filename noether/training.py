@@ -47,7 +47,7 @@ def train(
     until: Mapping[str, float],
     batch_size: int = 64,
     collate: Callable[[list[Any]], Any] | None = None,
-    callbacks: "Pipeline | Iterable[Callback]" = (),
+    callbacks: "Callback | Iterable[Callback]" = (),
     datasets: Mapping[str, Any] | None = None,
     lr_scheduler: Any = None,
     lr_interval: str = "update",
@@ -90,8 +90,10 @@ def train(
     HookError, NonFiniteError or CheckpointError from the run; after a SIGTERM `Preempted` (exit
     code 75), after a SIGINT KeyboardInterrupt, each with a checkpoint committed.
     """
-    options = dict(locals())
-    pipeline = chain(*callbacks)
+    given: Any = callbacks
+    single = isinstance(given, Callback) or callable(given)
+    pipeline = chain(given if single else tuple(given))
+    options = {**locals(), "callbacks": pipeline}
     checked(options, pipeline)
     with listening() as signals:
         series = None if run_dir is None else Path(run_dir)
@@ -135,12 +137,13 @@ def _already_done(run: Path, options: Mapping[str, Any]) -> TrainState:
     """The closing state of a run that is done, its weights put into the model."""
     made = machine(options["model"], **_chosen(options, MACHINE))
     found = newest(run / CHECKPOINTS)
-    now = Progress()
+    carry, course = Carry(), Course(Progress(), Progress())
     if found is not None:
-        storage.load_weights(found.directory, made)
-        now = Progress(**found.manifest.progress)
+        carry, _ = storage.restore(found.directory, made, course, chain(options["callbacks"]))
+    now = course.progress
     Console().say(f"{run} is done already, at update {now.update}; nothing is trained")
-    return TrainState("end", now, now, model=made.view, reason="the run was done already")
+    state = TrainState("end", now, now, model=made.view, reason="the run was done already")
+    return replace(state, metrics=carry.metrics, memories=carry.memories)
 
 
 def _recorded(session: Session, config: Mapping[str, Any]) -> TrainState:
@@ -158,7 +161,8 @@ def _recorded(session: Session, config: Mapping[str, Any]) -> TrainState:
         state, reason = "done", str(final.reason)
         return final
     except (SystemExit, KeyboardInterrupt):
-        state, reason = "preempted", session.signals.name or "interrupted"
+        state = "preempted" if session.signals.count else "failed"
+        reason = session.signals.name or "a hook asked the process to exit"
         raise
     except BaseException as error:
         reason = f"{type(error).__name__}: {error}"
@@ -204,6 +208,16 @@ def _continue(session: Session, store: storage.Store, config: Mapping[str, Any])
         found.directory, session.world.machine, course, session.fold.pipeline
     )
     course.progress = replace(course.progress, session=course.progress.session + 1)
+    if store.committed is None:  # another run's end is no end of this one
+        session.carry = replace(session.carry, stops=())
+    kind = type(session.world.machine.optimizer).__name__
+    if stored["optimizer_kind"] != kind:
+        raise ConfigurationError(
+            [
+                f"the optimizer is {kind}; the run in {found.directory} was begun with "
+                f"{stored['optimizer_kind']}. Go on with that one"
+            ]
+        )
     if stored["length"] != session.feed.length:
         raise ConfigurationError(
             [

@@ -235,7 +235,7 @@ class Reading:
         usual = {name: p.default for name, p in inspect.signature(train).parameters.items()}
         given = {**usual, "until": {"epochs": 1}, **options, "datasets": None}
         try:
-            checked(given, without_data(pipeline))
+            checked(given, without_data(pipeline), built=False)
         except ConfigurationError as error:
             for problem in error.problems:
                 name = re.split(r"\W", problem.message)[0]

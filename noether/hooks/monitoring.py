@@ -45,11 +45,10 @@ def _say_progress(state: TrainState, mark: Progress | None) -> tuple[Progress, S
 def _progress_parts(state: TrainState, mark: Progress | None) -> Iterator[str]:
     now, total = state.now, state.total
     if total.update:
-        yield f"{now.update / total.update:4.0%}"
+        yield f"{min(now.update / total.update, 1):4.0%}"
     yield f"epoch {now.epoch}  update {now.update}  sample {now.sample}"
-    for name in sorted(state.metrics):
-        if (name.startswith("loss/") and "/total" in name) or name.startswith("accuracy/"):
-            yield f"{name} {state.metrics[name]:.4g}"
+    for name in _shown(state.metrics):
+        yield f"{name} {state.metrics[name]:.4g}"
     if mark is None or mark.session != now.session or now.update <= mark.update:
         return
     pace = (now.seconds - mark.seconds) / (now.update - mark.update)
@@ -76,12 +75,12 @@ class LossSum:
 
 
 @factory
-def online_loss(*, verbose: bool = True) -> Callback:
+def online_loss() -> Callback:
     """Log `loss/online/{loss}/{I}`: the mean over all samples since the last firing.
 
     Adds up after every update on the device; reads it when the schedule fires. Updates skipped
     for being non-finite are left out of the mean and counted in `loss/online/skipped/{I}` once
-    there are any. `verbose` False keeps it off the console.
+    there are any.
 
     >>> online_loss().writes
     ('loss/online/*/{I}',)

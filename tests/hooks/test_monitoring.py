@@ -121,7 +121,7 @@ def test_online_loss_says_nothing_when_nothing_was_trained_since_it_last_did(
 def test_online_losses_of_two_intervals_write_two_keys() -> None:
     pair = [
         every(updates=2)(hooks.online_loss()),
-        every(epochs=1)(hooks.online_loss(verbose=False)).named("other"),
+        every(epochs=1)(hooks.online_loss()).named("other"),
     ]
     assert train(pair).metrics.keys() == {"loss/online/total/U2", "loss/online/total/E1"}
 
