@@ -28,7 +28,7 @@ class Recipe:
         options = made(dict(self.options), *supplied)
         try:
             return self.function(**given, **options)
-        except (TypeError, ValueError) as error:
+        except Exception as error:
             name = getattr(self.function, "__qualname__", repr(self.function))
             raise ConfigurationError([Problem(f"{name}: {error}", self.where)]) from error
 
