@@ -61,7 +61,8 @@ def _progress_parts(state: TrainState, mark: Progress | None) -> Iterator[str]:
 def _shown(metrics: Mapping[str, float]) -> list[str]:
     """Total losses and accuracies; of several online intervals the longest."""
     online = [name for name in metrics if name.startswith("loss/online/total/")]
-    others = [n for n in metrics if n.startswith("accuracy/") or n.endswith("/total")]
+    totals = [n for n in metrics if n.startswith("loss/") and n.endswith("/total")]
+    others = [*totals, *(n for n in metrics if n.startswith("accuracy/"))]
     return sorted(online, key=lambda name: (len(name), name))[-1:] + sorted(others)
 
 

@@ -328,3 +328,19 @@ def test_a_failing_user_hook_still_ends_the_run_beside_observers() -> None:
 
     with pytest.raises(HookError, match="'fail'"):
         train([hooks.progress(), every(updates=1)(fail)])
+
+
+def test_progress_shows_the_longest_online_loss_and_no_other_totals(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pipeline = [
+        hooks.param_count(),
+        every(updates=1)(hooks.online_loss()),
+        every(updates=10)(hooks.online_loss()).named("long"),
+        hooks.progress(schedule=every(updates=10)),
+    ]
+    train(pipeline, until={"updates": 10})
+    line = next(line for line in capsys.readouterr().out.splitlines() if "100%" in line)
+    assert "loss/online/total/U10" in line
+    assert "loss/online/total/U1 " not in line
+    assert "param_count" not in line
