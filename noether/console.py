@@ -12,7 +12,7 @@ from typing import TextIO
 
 from noether.progress import Progress
 
-BAR = 24
+BAR = 12
 REDRAW = 0.1
 """Seconds between two drawings of the live line."""
 
@@ -73,7 +73,7 @@ def live_line(
     """Bar, counts, the last loss, and the time left at `pace` seconds an update.
 
     >>> live_line(Progress(1, 50, 3200), Progress(2, 100, 6400), {}, 0.1)
-    '[############............]  50%  epoch 1/2  update 50/100  0:00:05 left'
+    '[######......]  50%  epoch 1/2  update 50/100  0:00:05 left'
     """
     parts = [f"epoch {now.epoch}{_of(total.epoch)}", f"update {now.update}{_of(total.update)}"]
     if total.update:
