@@ -11,6 +11,7 @@ from torch.utils.data import default_collate
 
 from noether.errors import ConfigurationError
 from noether.progress import Progress
+from noether.schedules.schedule import Pace
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,14 @@ def to_device(batch: Any, device: torch.device) -> Any:
     if isinstance(batch, Mapping):
         return {key: to_device(part, device) for key, part in batch.items()}
     return batch
+
+
+def pace(feed: Feed, now: Progress, offset: int, total: Progress) -> Pace:
+    """What is known of the updates to come when a run goes on from `now`, in mid-epoch or not."""
+    windows, rest = divmod(offset, feed.batch_size)
+    # Where the epochs so far had other lengths, only single updates are sure.
+    regular = not rest and now.update == now.epoch * feed.updates_per_epoch + windows
+    return Pace(total, feed.batch_size, feed.updates_per_epoch if regular else None)
 
 
 def horizon(feed: Feed, until: Mapping[str, float]) -> Progress:

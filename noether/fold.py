@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from heapq import heappop, heappush
 from typing import Any, get_args
 
 import torch
 
+from noether.agenda import Agenda, due, woken
 from noether.callback import HOOKS, Callback, DataPass, Pipeline
 from noether.dataflow import matches, needed, order
 from noether.effects import Effect, Log, Stop, Write
@@ -80,8 +82,13 @@ class _Turn:
     carry: Carry
     state: TrainState
     serve: Serve
-    memories: dict[str, Any]
-    schedules: dict[str, Any]
+    memories: dict[str, Any] = field(default_factory=dict)
+    """Those that have changed in this tick."""
+    schedules: dict[str, Any] = field(default_factory=dict)
+    """Memories of schedules that have been stepped in this tick."""
+    agenda: Agenda | None = None
+    asking: list[int] = field(default_factory=list)
+    """Positions of scheduled callbacks still to be asked, as a heap."""
     pending: dict[str, Any] = field(default_factory=dict)
     """Metrics logged but not yet read from the device."""
     sources: dict[str, str] = field(default_factory=dict)
@@ -101,13 +108,14 @@ def compiled(pipeline: Pipeline) -> Fold:
 
 def begin(fold: Fold, state: TrainState, carry: Carry) -> Outcome:
     """Memories for the callbacks that have none yet; memories of absent callbacks are dropped."""
-    turn = _turn(fold, state, carry, _serve_nothing)
     names = {callback.name for callback in fold.pipeline}
-    turn.memories = {name: m for name, m in turn.memories.items() if name in names}
+    known = {name: m for name, m in carry.memories.items() if name in names}
+    schedules = _schedule_memories(fold, carry.schedules)
+    turn = _turn(fold, state, replace(carry, memories=known, schedules=schedules), _serve_nothing)
     for callback in fold.pipeline:
-        if callback.init is not None and callback.name not in turn.memories:
-            turn.memories[callback.name] = _guarded(turn, callback, "init", callback.init, state)
-    turn.schedules = _schedule_memories(fold, turn.schedules)
+        if callback.init is not None and callback.name not in known:
+            memory = _guarded(turn, callback, "init", callback.init, state)
+            turn.memories[callback.name] = memory
     return _outcome(turn, keep=True)
 
 
@@ -124,13 +132,22 @@ def _schedule_memories(fold: Fold, earlier: Mapping[str, Any]) -> dict[str, Any]
 
 
 def tick(
-    fold: Fold, state: TrainState, carry: Carry, serve: Serve, *, keep: bool = True
+    fold: Fold,
+    state: TrainState,
+    carry: Carry,
+    serve: Serve,
+    *,
+    keep: bool = True,
+    agenda: Agenda | None = None,
 ) -> Outcome:
     """Fold an opening, update or closing tick; with `keep` False no memory changes.
 
-    A hook that raises does not stop the others; it is among the outcome's failures.
+    An update's tick asks the schedules that the agenda finds due, without one all of them: the
+    outcome is the same. A hook that raises does not stop the others; it is among the outcome's
+    failures.
     """
     turn = _turn(fold, state, carry, serve)
+    turn.agenda = agenda if state.event == "update" else None
     if state.event == "start":
         _run_all(turn, "before_training")
     elif state.event == "update":
@@ -144,20 +161,24 @@ def tick(
     return _outcome(turn, keep=keep)
 
 
-def due_early(fold: Fold, moment: Tick, carry: Carry) -> tuple[frozenset[str], Carry]:
-    """The callbacks that will fire within the update about to be made, asked once per update."""
-    schedules = dict(carry.schedules)
-    due = frozenset(c.name for c in fold.early if _asked(c, moment, schedules))
-    return due, replace(carry, schedules=schedules)
+def due_early(agenda: Agenda, moment: Tick, carry: Carry) -> tuple[Pipeline, Carry]:
+    """The callbacks of `early` that will fire within the update about to be made."""
+    asked = [agenda.pipeline[position] for position in sorted(due(agenda, moment.now))]
+    stepped: dict[str, Any] = {}
+    firing = tuple(c for c in asked if _asked(c, moment, carry.schedules, stepped))
+    return firing, replace(carry, schedules=_merged(carry.schedules, stepped))
 
 
-def passage(fold: Fold, state: TrainState, carry: Carry, due: frozenset[str]) -> Outcome:
-    """Fold a snapshot taken within an update: a micro-batch, or the gradients before the step."""
+def passage(fold: Fold, state: TrainState, carry: Carry, firing: Pipeline) -> Outcome:
+    """Fold a snapshot taken within an update: a micro-batch, or the gradients before the step.
+
+    `firing` are the callbacks of `early` whose schedule fires in this update.
+    """
     point = "after_accumulation_step" if state.event == "accumulation_step" else "before_update"
     turn = _turn(fold, state, carry, _serve_nothing)
     _run_all(turn, point)
-    for callback in fold.early:
-        if callback.point == point and callback.name in due:
+    for callback in firing:
+        if callback.point == point:
             _run(turn, callback, "on_schedule")
     _read(turn)
     return _outcome(turn, keep=True)
@@ -183,7 +204,7 @@ def hook_error(failure: Failure, state: TrainState) -> HookError:
 
 def _turn(fold: Fold, state: TrainState, carry: Carry, serve: Serve) -> _Turn:
     state = replace(state, metrics=carry.metrics, memories=carry.memories)
-    return _Turn(fold, carry, state, serve, dict(carry.memories), dict(carry.schedules))
+    return _Turn(fold, carry, state, serve)
 
 
 def _serve_nothing(data: DataPass) -> Mapping[str, Any]:
@@ -191,8 +212,8 @@ def _serve_nothing(data: DataPass) -> Mapping[str, Any]:
 
 
 def _outcome(turn: _Turn, *, keep: bool) -> Outcome:
-    memories = turn.memories if keep else turn.carry.memories
-    schedules = turn.schedules if keep else turn.carry.schedules
+    memories = _merged(turn.carry.memories, turn.memories if keep else {})
+    schedules = _merged(turn.carry.schedules, turn.schedules if keep else {})
     # The opening tick of a resumed session leaves no trace in what follows.
     earlier = frozenset[str]() if turn.state.event == "update" else turn.carry.fired
     fired = earlier | turn.fired if keep else turn.carry.fired
@@ -203,34 +224,56 @@ def _outcome(turn: _Turn, *, keep: bool) -> Outcome:
     return Outcome(carry, state, tuple(turn.requests), tuple(turn.failures))
 
 
+def _merged(earlier: Mapping[str, Any], changes: Mapping[str, Any]) -> Mapping[str, Any]:
+    # A tick in which nothing changes copies nothing, however much is remembered.
+    return {**earlier, **changes} if changes else earlier
+
+
 def _run_all(turn: _Turn, hook: str) -> None:
     for callback in turn.fold.having[hook]:
         _run(turn, callback, hook)
 
 
 def _run_scheduled(turn: _Turn) -> None:
-    closing = turn.state.event == "end"
-    for callback in turn.fold.having["on_schedule"]:
-        if turn.pending and _looks(turn, callback):
-            _read(turn)
-        asked = _guarded(turn, callback, "schedule", _asked, callback, turn.state, turn.schedules)
-        if not asked:
-            continue
-        if closing and callback.name in turn.carry.fired:
-            continue
-        turn.fired.add(callback.name)
-        _run(turn, callback, "on_schedule")
+    scheduled = turn.fold.having["on_schedule"]
+    if turn.agenda is None:
+        turn.asking = list(range(len(scheduled)))
+    else:
+        turn.asking = due(turn.agenda, turn.state.now, turn.state.fresh | turn.pending.keys())
+    last = -1
+    while turn.asking:
+        position = heappop(turn.asking)
+        # What a metric wakes too late in the order is not asked, nor anything twice.
+        if position > last:
+            _ask(turn, scheduled[position])
+        last = max(last, position)
 
 
-def _asked(callback: Callback, moment: Any, schedules: dict[str, Any]) -> bool:
+def _ask(turn: _Turn, callback: Callback) -> None:
+    """Run the callback if its schedule fires and has not fired at these counts already."""
+    if turn.pending and _looks(turn, callback):
+        _read(turn)
+    question = (callback, turn.state, turn.carry.schedules, turn.schedules)
+    if not _guarded(turn, callback, "schedule", _asked, *question):
+        return
+    if turn.state.event == "end" and callback.name in turn.carry.fired:
+        return
+    turn.fired.add(callback.name)
+    _run(turn, callback, "on_schedule")
+
+
+def _asked(
+    callback: Callback, moment: Any, earlier: Mapping[str, Any], stepped: dict[str, Any]
+) -> bool:
+    """Whether the callback's schedule fires; one that remembers has its memory in `stepped`."""
     schedule = callback.schedule
     if schedule is None:
         return True
     if schedule.initial is None:
         return schedule.asks(moment)
-    text, memory = schedules[callback.name]
+    text, memory = earlier[callback.name]
     fires, memory = schedule.step(moment, memory)
-    schedules[callback.name] = (text, memory)
+    stepped[callback.name] = (text, memory)
     return fires
 
 
@@ -266,11 +309,13 @@ def _call(turn: _Turn, callback: Callback, hook: str) -> Any:
     with torch.no_grad():
         if callback.init is None:
             return effects_of(function(state))
-        answer = function(state, turn.memories[callback.name])
+        name = callback.name
+        earlier = turn.memories if name in turn.memories else turn.carry.memories
+        answer = function(state, earlier[name])
         pair = isinstance(answer, tuple) and len(answer) == 2
         if not pair or isinstance(answer[0], EFFECTS):
             raise TypeError(f"a stateful hook returns (memory, effects), not {answer!r}")
-        turn.memories[callback.name], effects = answer
+        turn.memories[name], effects = answer
         return effects_of(effects)
 
 
@@ -303,6 +348,9 @@ def _logged(turn: _Turn, callback: Callback, log: Log) -> Log:
         if turn.sources.setdefault(key, callback.name) != callback.name:
             raise ValueError(f"{turn.sources[key]!r} wrote {key} already; a metric has one writer")
     turn.pending.update(metrics)
+    if turn.agenda is not None:
+        for position in woken(turn.agenda, metrics):
+            heappush(turn.asking, position)
     return replace(log, metrics=metrics)
 
 

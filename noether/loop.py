@@ -21,8 +21,6 @@ class Course:
     """Where a run is: the mutable part of the loop, stored in a checkpoint."""
 
     progress: Progress
-    coming: Progress
-    """The counts that the update under way will have reached."""
     offset: int = 0
     """Samples of the present epoch that have been trained on."""
     skipped: int = 0
@@ -41,12 +39,13 @@ def snapshots(
     course: Course,
     until: Mapping[str, float],
     base: TrainState,
-    wanted: frozenset[str],
+    wanted: Callable[[Progress, Progress], frozenset[Event]],
     poll: Callable[[], None],
 ) -> Iterator[TrainState]:
-    """Snapshots of every update until a limit is reached: one when it is complete, and, where
-    `wanted` names them, those within it. Nothing is computed ahead of the consumer. `poll` is
-    called before each micro-batch and may raise.
+    """Snapshots of every update until a limit is reached: one when it is complete, and those
+    within it that `wanted` names, asked once per update with the counts before and after it.
+    Nothing is computed ahead of the consumer. `poll` is called before each micro-batch and may
+    raise.
 
     Raises NonFiniteError for a loss or gradient that is not finite.
     """
@@ -83,13 +82,14 @@ def _update(
     course: Course,
     window: Window,
     base: TrainState,
-    wanted: frozenset[str],
+    wanted: Callable[[Progress, Progress], frozenset[Event]],
     poll: Callable[[], None],
 ) -> Iterator[TrainState]:
     machine.module.train()
     machine.optimizer.zero_grad(set_to_none=True)
     machine.module.zero_grad(set_to_none=True)  # what the optimizer does not hold adds up too
-    coming = course.coming = advanced(course.progress, window)
+    coming = advanced(course.progress, window)
+    events = wanted(course.progress, coming)
     losses: dict[str, Tensor] = {}
     outputs: Any = None
     timings = dict.fromkeys(("data_wait", "forward_backward", "update"), 0.0)
@@ -103,14 +103,14 @@ def _update(
         _add_losses(losses, parts, share)
         timings["data_wait"] += loaded - started
         timings["forward_backward"] += course.clock() - loaded
-        if "accumulation_step" in wanted:
+        if "accumulation_step" in events:
             now = course.progress
             state = _snapshot(machine, base, "accumulation_step", now, now)
             yield replace(state, losses=parts, outputs=outputs)
     started = course.clock()
     finish_gradients(machine)
     performed = _judged(machine, course, losses)
-    if performed and "before_update" in wanted:
+    if performed and "before_update" in events:
         state = _snapshot(machine, base, "before_update", course.progress, coming)
         yield replace(state, losses=losses, outputs=outputs)
     if performed:

@@ -4,21 +4,23 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from noether import fold as folding
 from noether import passes
 from noether import store as storage
-from noether.callback import DataPass
+from noether.agenda import Agenda, agenda
+from noether.callback import DataPass, Pipeline
 from noether.effects import Save
-from noether.feed import Feed
+from noether.feed import Feed, pace
 from noether.fold import Carry, Failure, Fold, Request
 from noether.loop import judge, reached, snapshots
 from noether.perform import World, perform, save, show, tell_failures
 from noether.progress import Progress
 from noether.schedules import Tick
 from noether.signals import Signals
-from noether.state import TrainState
+from noether.state import Event, TrainState
 
 HEARTBEAT = 10.0
 """Seconds between two writings of `status.json`."""
@@ -36,8 +38,12 @@ class Session:
     signals: Signals
     datasets: Mapping[str, Any]
     carry: Carry
-    due: tuple[int, frozenset[str]] = (0, frozenset())
-    """An update, and the callbacks that were found to fire within it."""
+    agenda: Agenda | None = None
+    """Of the callbacks asked at the end of a tick."""
+    early: Agenda | None = None
+    """Of those asked before an update is made."""
+    firing: Pipeline = ()
+    """The callbacks that were found to fire within the update under way."""
     within: list[Request] = field(default_factory=list)
     """What the hooks within the update under way have asked; performed with its tick."""
     fresh: frozenset[str] = frozenset()
@@ -77,17 +83,14 @@ def _open(session: Session) -> None:
     _raise_fatal(session, begun.state, tell_failures(session.world, begun.failures))
     storage.check_memories(session.fold.pipeline, session.carry)
     _tick(session, state, keep=now.session == 1)
+    ahead = pace(session.feed, now, session.world.course.offset, session.base.total)
+    session.agenda = agenda(session.fold.having["on_schedule"], now, ahead)
+    session.early = agenda(session.fold.early, now, ahead)
 
 
 def _updates(session: Session) -> None:
     """Train until a limit, a stop or a signal."""
-    world, fold = session.world, session.fold
-    within = {"accumulation_step": "after_accumulation_step", "before_update": "before_update"}
-    wanted = frozenset(
-        event
-        for event, point in within.items()
-        if fold.having[point] or any(c.point == point for c in fold.early)
-    )
+    world = session.world
     if session.signals.count:
         return
     updates = snapshots(
@@ -96,7 +99,7 @@ def _updates(session: Session) -> None:
         world.course,
         session.until,
         session.base,
-        wanted,
+        partial(_wanted, session),
         session.signals.poll,
     )
     for state in updates:
@@ -106,6 +109,23 @@ def _updates(session: Session) -> None:
         _tick(session, state)
         if session.carry.stops or session.signals.count:
             return
+
+
+POINTS: Mapping[Event, str] = {
+    "accumulation_step": "after_accumulation_step",
+    "before_update": "before_update",
+}
+"""The events within an update, and the points at which hooks see them."""
+
+
+def _wanted(session: Session, now: Progress, coming: Progress) -> frozenset[Event]:
+    """The events within the update about to be made that some hook will look at."""
+    assert session.early is not None
+    moment = Tick(now, coming, total=session.base.total)
+    session.firing, session.carry = folding.due_early(session.early, moment, session.carry)
+    points = {callback.point for callback in session.firing}
+    having = session.fold.having
+    return frozenset(event for event, point in POINTS.items() if having[point] or point in points)
 
 
 def _limit(session: Session) -> tuple[str, ...]:
@@ -122,7 +142,9 @@ def _tick(session: Session, state: TrainState, *, keep: bool = True) -> None:
     """Fold a tick and perform what it asks."""
     world = session.world
     state = replace(state, fresh=session.fresh)
-    outcome = folding.tick(session.fold, state, session.carry, _server(session), keep=keep)
+    outcome = folding.tick(
+        session.fold, state, session.carry, _server(session), keep=keep, agenda=session.agenda
+    )
     outcome = replace(outcome, requests=(*session.within, *outcome.requests))
     session.within, session.fresh = [], frozenset()
     session.carry, session.closed = outcome.carry, state.event == "end"
@@ -145,12 +167,7 @@ def _tick(session: Session, state: TrainState, *, keep: bool = True) -> None:
 
 def _passage(session: Session, state: TrainState) -> None:
     """Fold a snapshot from within an update."""
-    course = session.world.course
-    if session.due[0] != course.coming.update:
-        moment = Tick(course.progress, course.coming, total=session.base.total)
-        due, session.carry = folding.due_early(session.fold, moment, session.carry)
-        session.due = (course.coming.update, due)
-    outcome = folding.passage(session.fold, state, session.carry, session.due[1])
+    outcome = folding.passage(session.fold, state, session.carry, session.firing)
     session.carry = outcome.carry
     session.within += outcome.requests
     session.fresh |= outcome.state.fresh

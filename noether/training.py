@@ -123,7 +123,7 @@ def _prepared(options: Mapping[str, Any], pipeline: Pipeline, signals: Signals) 
     made = machine(options["model"], **_chosen(options, MACHINE))
     datasets = dict(options["datasets"] or {})
     start = Progress()
-    course = Course(start, start, clock=options["clock"])
+    course = Course(start, clock=options["clock"])
     lengths = {"train": served.length, **{n: len(d) for n, d in datasets.items()}}
     base = TrainState("start", start, start, total=total, model=made.view, dataset_lengths=lengths)
     world = World(made, course, options["seed"], served.length, Console(), None)
@@ -137,7 +137,7 @@ def _already_done(run: Path, options: Mapping[str, Any]) -> TrainState:
     """The closing state of a run that is done, its weights put into the model."""
     made = machine(options["model"], **_chosen(options, MACHINE))
     found = newest(run / CHECKPOINTS)
-    carry, course = Carry(), Course(Progress(), Progress())
+    carry, course = Carry(), Course(Progress())
     if found is not None:
         carry, _ = storage.restore(found.directory, made, course, chain(options["callbacks"]))
     now = course.progress

@@ -31,8 +31,10 @@ from noether import (
     stateful,
     when,
 )
+from noether.agenda import agenda
 from noether.fold import Carry, Outcome, begin, compiled, due_early, leave, passage, tick
 from noether.schedules import Tick
+from noether.schedules.schedule import Pace
 from tests.strategies import net, samples, sgd, squared_error
 
 START = TrainState("start", Progress(), Progress())
@@ -108,12 +110,13 @@ def test_within_an_update_only_the_hooks_of_that_point_run() -> None:
     due = speaker("due", *EVERYWHERE, point="before_update", schedule=every(updates=2))
     fold = compiled((speaker("a", *EVERYWHERE), due))
     said_at = {}
+    early = agenda(fold.early, START.now, Pace())
     for n in (1, 2):
         moment = Tick(update(n).before, update(n).now)
-        names, carry = due_early(fold, moment, Carry())
+        firing, carry = due_early(early, moment, Carry())
         for event in ("accumulation_step", "before_update"):
             state = replace(update(n), event=event)
-            said_at[n, event] = said(passage(fold, state, carry, names))
+            said_at[n, event] = said(passage(fold, state, carry, firing))
     within = [f"{name} after_accumulation_step" for name in ("a", "due")]
     assert said_at[1, "accumulation_step"] == said_at[2, "accumulation_step"] == within
     before = [f"{name} before_update" for name in ("a", "due")]

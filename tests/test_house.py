@@ -28,8 +28,8 @@ FACADE = "noether"
 
 FLOORS = {
     1: "progress state effects callback dataflow errors plain schedules",
-    2: "arguments checkpoint console defaults feed fold hooks journal loop machine metrics passes "
-    "perform randomness rundir session signals storage store training",
+    2: "agenda arguments checkpoint console defaults feed fold hooks journal loop machine metrics "
+    "passes perform randomness rundir session signals storage store training",
     3: "config examples",
     4: "cli __main__",
 }

@@ -55,6 +55,7 @@ def joined(operator: str, parts: Parts, asks: Asks, ahead: Ahead) -> Schedule:
         clocked=any(part.clocked for part in parts),
         predicted=all(part.predicted for part in parts),
         needs_total=any(part.needs_total for part in parts),
+        awaits=awaited(operator, parts),
     )
 
 
@@ -66,7 +67,22 @@ def stepped(expression: Expression, parts: Parts, ahead: Ahead) -> Schedule:
         stepped = [part.step(tick, kept) for part, kept in zip(parts, memory, strict=True)]
         return verdict([fires for fires, _ in stepped]), tuple(kept for _, kept in stepped)
 
-    return remembering(expression, step, tuple(p.initial for p in parts), ahead, parts=parts)
+    initial = tuple(part.initial for part in parts)
+    awaits = awaited(expression.term, parts)
+    return remembering(expression, step, initial, ahead, parts=parts, awaits=awaits)
+
+
+def awaited(operator: str, parts: Parts) -> frozenset[str] | None:
+    """The metrics without which nothing happens to a combination, if there are such."""
+    if operator == "~":
+        return None
+    if operator == "&":
+        # Each part must fire, so one of them may speak for all; what remembers must be stepped.
+        able = [part for part in parts if part.awaits is not None]
+        parts = tuple(p for p in parts if p.initial is not None) or tuple(able[:1])
+    names = [part.awaits for part in parts]
+    known = [name for name in names if name is not None]
+    return frozenset().union(*known) if names and len(known) == len(names) else None
 
 
 def none(answers: list[bool]) -> bool:

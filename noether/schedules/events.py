@@ -1,7 +1,15 @@
 """Schedules of the opening and the closing tick, and the two constants."""
 
 from noether.schedules.expression import Expression
-from noether.schedules.schedule import Moment, Schedule, memoryless, never_again, soon
+from noether.schedules.schedule import (
+    NO_NAMES,
+    Asks,
+    Moment,
+    Schedule,
+    memoryless,
+    never_again,
+    soon,
+)
 
 
 def opens_run(tick: Moment) -> bool:
@@ -24,17 +32,22 @@ def fails(tick: Moment) -> bool:
     return False
 
 
-once_at_start: Schedule = memoryless(Expression("once_at_start"), opens_run, never_again)
+def off_updates(term: str, asks: Asks) -> Schedule:
+    """A schedule that no update's tick fires."""
+    return memoryless(Expression(term), asks, never_again, awaits=NO_NAMES)
+
+
+once_at_start: Schedule = off_updates("once_at_start", opens_run)
 """Fires at the opening tick of the run, not of a resumed session."""
 
-each_session: Schedule = memoryless(Expression("each_session"), opens_session, never_again)
+each_session: Schedule = off_updates("each_session", opens_session)
 """Fires at the opening tick of every session; on resume alone: `each_session & ~once_at_start`."""
 
-once_at_end: Schedule = memoryless(Expression("once_at_end"), closes_run, never_again)
+once_at_end: Schedule = off_updates("once_at_end", closes_run)
 """Fires at the closing tick of a run that is over, finished or stopped on purpose."""
 
 always: Schedule = memoryless(Expression("always"), holds, soon)
 """Fires on every tick, the opening and the closing one included."""
 
-never: Schedule = memoryless(Expression("never"), fails, never_again)
+never: Schedule = off_updates("never", fails)
 """Never fires."""

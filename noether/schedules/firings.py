@@ -41,7 +41,9 @@ def numbered(term: str, n: int, schedule: Schedule, *, early: bool) -> Schedule:
 
     initial = (0, schedule.initial)
     expression = Expression(term, (n, schedule))
-    return remembering(expression, step, initial, schedule.ahead, parts=[schedule])
+    return remembering(
+        expression, step, initial, schedule.ahead, parts=[schedule], awaits=schedule.awaits
+    )
 
 
 def cooldown(schedule: Schedule, **units: float) -> Schedule:
@@ -78,4 +80,5 @@ def cooldown(schedule: Schedule, **units: float) -> Schedule:
         parts=[schedule],
         clocked=unit in CLOCK,
         predicted=unit in PREDICTED,
+        awaits=schedule.awaits,
     )

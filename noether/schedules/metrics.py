@@ -84,7 +84,8 @@ def when(metric: str, comparison: str | None = None, value: float | None = None)
 
 
 def on_fresh(expression: Expression, metric: str, asks: Callable[[Moment], bool]) -> Schedule:
-    return memoryless(expression, asks, soon, reads=frozenset({metric}), predicted=False)
+    name = frozenset({metric})
+    return memoryless(expression, asks, soon, reads=name, predicted=False, awaits=name)
 
 
 def on_improvement(metric: str, *, mode: Mode = "auto", min_delta: float = 0.0) -> Schedule:
@@ -148,5 +149,5 @@ def of_metric(
     step: Callable[[Moment, Memory], tuple[bool, Memory]],
     initial: Memory,
 ) -> Schedule:
-    reads = frozenset(expression.arguments)
-    return remembering(expression, step, initial, soon, reads=reads, predicted=False)
+    name = frozenset(expression.arguments)
+    return remembering(expression, step, initial, soon, reads=name, predicted=False, awaits=name)

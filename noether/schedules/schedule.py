@@ -102,6 +102,9 @@ class Schedule:
     """It looks at epochs, updates, samples and events alone: its firings are known beforehand."""
     needs_total: bool = field(default=False, compare=False)
     """A term about a fraction of the run is in it, which needs a horizon known in updates."""
+    awaits: frozenset[str] | None = field(default=None, compare=False)
+    """Metrics: on an update's tick that produced none of them it neither fires nor changes its
+    memory. None: counts decide when to ask it."""
 
     @property
     def term(self) -> str:
@@ -207,13 +210,15 @@ def memoryless(
     clocked: bool = False,
     predicted: bool = True,
     needs_total: bool = False,
+    awaits: frozenset[str] | None = None,
 ) -> Schedule:
     """A schedule that answers from the tick alone."""
 
     def step(tick: Moment, memory: Memory) -> tuple[bool, Memory]:
         return asks(tick), memory
 
-    return Schedule(expression, asks, step, ahead, None, reads, clocked, predicted, needs_total)
+    facts = (reads, clocked, predicted, needs_total, awaits)
+    return Schedule(expression, asks, step, ahead, None, *facts)
 
 
 def remembering(
@@ -226,6 +231,7 @@ def remembering(
     reads: frozenset[str] = NO_NAMES,
     clocked: bool = False,
     predicted: bool = True,
+    awaits: frozenset[str] | None = None,
 ) -> Schedule:
     """A schedule that carries memory from tick to tick, perhaps around other schedules."""
 
@@ -243,6 +249,7 @@ def remembering(
         clocked or any(part.clocked for part in parts),
         predicted and all(part.predicted for part in parts),
         any(part.needs_total for part in parts),
+        awaits,
     )
 
 

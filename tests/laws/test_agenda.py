@@ -1,0 +1,54 @@
+"""The laws of the agenda: asking only who is due is the same fold, whatever is known ahead."""
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from noether import Callback, chain
+from noether.agenda import agenda
+from noether.fold import Carry, begin, compiled, tick
+from noether.schedules import Schedule
+from noether.schedules.schedule import Pace
+from tests import strategies as invent
+from tests.laws.test_fold import kept, pipelines, recorded, reporter, serve, told
+from tests.strategies import Walk
+
+
+@given(schedule=invent.schedules, walk=invent.walks())
+def test_what_awaits_metrics_sleeps_through_the_updates_that_produce_none(
+    schedule: Schedule, walk: Walk
+) -> None:
+    memory = schedule.initial
+    for moment in walk.ticks:
+        fires, stepped = schedule.step(moment, memory)
+        awaits = schedule.awaits
+        if moment.event == "update" and awaits is not None and not awaits & moment.fresh:
+            assert not fires
+            assert stepped == memory
+        memory = stepped
+
+
+@given(
+    walk=invent.walks(sessions=False), pipeline=pipelines(), begun=st.integers(0), data=st.data()
+)
+def test_a_fold_with_an_agenda_is_the_fold_without(
+    walk: Walk, pipeline: tuple[Callback, ...], begun: int, data: st.DataObject
+) -> None:
+    states, reports = recorded(walk)
+    fold = compiled(chain(reporter(reports), pipeline))
+    total = walk.ticks[-1].total
+    known = Pace(total, walk.samples_per_update, walk.updates_per_epoch)
+    pace = data.draw(st.sampled_from([known, Pace(total)]))
+    resumed = begun % len(states)
+    carry = begin(fold, states[0], Carry()).carry
+    outcomes: list[Any] = []
+    ahead = None
+    for position, state in enumerate(states):
+        if position >= resumed and ahead is None and state.event == "update":
+            ahead = agenda(fold.having["on_schedule"], state.before, pace)
+        all_asked = tick(fold, state, carry, serve)
+        outcomes.append(tick(fold, state, carry, serve, agenda=ahead))
+        assert told(outcomes[-1:]) == told([all_asked])
+        assert kept(outcomes[-1].carry) == kept(all_asked.carry)
+        carry = all_asked.carry
