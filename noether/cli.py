@@ -2,10 +2,12 @@
 
 import argparse
 import os
+import shutil
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from noether.errors import ConfigurationError
@@ -80,6 +82,14 @@ def parser() -> argparse.ArgumentParser:
         "must refuses to start afresh",
     )
     configured(commands, "check", check, "validate and build all of it, run and write nothing")
+    planning = configured(
+        commands, "plan", plan, "say beforehand what will run when; train nothing"
+    )
+    length = planning.add_mutually_exclusive_group()
+    length.add_argument("--updates", type=int, metavar="N", help="plan a run of N updates")
+    length.add_argument("--epochs", type=int, metavar="N", help="plan a run of N epochs")
+    planning.add_argument("--json", action="store_true", help="print the whole plan as JSON")
+    planning.add_argument("--svg", metavar="FILE", help="draw the time line into FILE")
     listing = commands.add_parser("hooks", help="the built-in callbacks and their options")
     listing.add_argument("name", nargs="?", metavar="NAME", help="one of them, in full")
     listing.set_defaults(command=hooks, traceback=False)
@@ -134,11 +144,58 @@ def check(options: argparse.Namespace) -> None:
     """Build everything and print the order in which the callbacks run."""
     run = loaded(options)
     from noether.config.rehearsal import rehearse  # torch, late: the file has been parsed
+    from noether.forecast import line, warnings
 
-    for callback in rehearse(run):
+    served, total, pipeline = rehearse(run)
+    for callback in pipeline:
         when = "" if callback.schedule is None else f"  {callback.schedule}"
         print(f"{callback.name}{when}")
+    if total.update is not None:
+        warned(run, warnings(pipeline, line(served, total)))
     print("ok")
+
+
+def warned(run: Any, found: Iterable[tuple[str, str]]) -> None:
+    """Say on stderr which callbacks can never run, where the file says so, and why."""
+    for name, why in found:
+        where = f"{run.where[name]}: " if name in run.where else ""
+        print(f"{where}warning: callback {name!r} can never run: {why}", file=sys.stderr)
+
+
+def plan(options: argparse.Namespace) -> None:
+    """Print a run's firings before the run, as tables and time line or as JSON; draw them."""
+    run = loaded(options)
+    from noether.config.rehearsal import outlined  # torch, late: the file has been parsed
+    from noether.plan import document, planned, svg, table
+
+    made = planned(*outlined(run, until=planned_length(options)))
+    if options.svg is not None:
+        written(options.svg, svg(made))
+    if options.json:
+        sys.stdout.writelines(document(made))
+    else:
+        ascii = (sys.stdout.encoding or "ascii").lower().replace("-", "") != "utf8"
+        print(table(made, shutil.get_terminal_size((100, 24)).columns, ascii=ascii))
+    warned(run, made.warnings)
+
+
+def planned_length(options: argparse.Namespace) -> dict[str, int] | None:
+    """The limit that takes the place of `run.until`, if one is given."""
+    for unit in ("updates", "epochs"):
+        number = getattr(options, unit)
+        if number is not None and number < 0:
+            raise ConfigurationError([f"--{unit} {number}: expected 0 or more"])
+        if number is not None:
+            return {unit: number}
+    return None
+
+
+def written(path: str, text: str) -> None:
+    """Write a file that was asked for."""
+    try:
+        Path(path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError([f"{path} cannot be written: {error.strerror}"]) from error
 
 
 def hooks(options: argparse.Namespace) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -121,20 +121,25 @@ def pace(feed: Feed, now: Progress, offset: int, total: Progress) -> Pace:
 
 def horizon(feed: Feed, until: Mapping[str, float]) -> Progress:
     """The counts that the run will end with; None for what can't be known beforehand."""
-    limits = [_updates(feed, unit, limit) for unit, limit in until.items() if unit in _COUNTED]
+    limits = [reaching(feed, unit, limit) for unit, limit in until.items() if unit in _COUNTED]
+    seconds = until.get("seconds")
     if not limits:
-        return Progress(None, None, None, until.get("seconds"))
-    update = min(limits)
+        return Progress(None, None, None, seconds)
+    return replace(reckoned(feed, min(limits)), seconds=seconds)
+
+
+def reckoned(feed: Feed, update: int, session: int = 1) -> Progress:
+    """The counts at an update of a run that this feed served from its beginning."""
     epoch, rest = divmod(update, max(feed.updates_per_epoch, 1))
     sample = epoch * feed.samples_per_epoch + rest * feed.batch_size
-    return Progress(epoch, update, sample, until.get("seconds"))
+    return Progress(epoch, update, sample, session=session)
 
 
 _COUNTED = ("epochs", "updates", "samples")
 
 
-def _updates(feed: Feed, unit: str, limit: float) -> int:
-    """The update that reaches `limit`."""
+def reaching(feed: Feed, unit: str, limit: float) -> int:
+    """The update that reaches `limit` epochs, updates or samples."""
     if unit == "updates":
         return math.ceil(limit)
     if unit == "epochs":

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from noether import dataflow, forecast
 from noether import fold as folding
 from noether import store as storage
 from noether.arguments import check_horizon, checked, described_run
@@ -17,7 +18,7 @@ from noether.checkpoint.retention import summary
 from noether.console import Console
 from noether.defaults import with_defaults
 from noether.errors import ConfigurationError
-from noether.feed import feed, horizon
+from noether.feed import Feed, feed, horizon
 from noether.fold import Carry
 from noether.loop import Clock, Course, reached
 from noether.machine import machine
@@ -107,35 +108,46 @@ def train(
         return _recorded(session, described)
 
 
-def _chosen(options: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+def chosen(options: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     return {name: options[name] for name in names}
+
+
+def laid_out(options: Mapping[str, Any], pipeline: Pipeline) -> tuple[Feed, Progress, Pipeline]:
+    """What the arguments of `train` make of a run: its feed, its horizon, and its callbacks with
+    the default ones, in the fold's order. Only the training set is looked at.
+    """
+    served = feed(options["train_set"], **chosen(options, FEED))
+    total = horizon(served, options["until"])
+    saves = options["run_dir"] is not None
+    pipeline = with_defaults(pipeline, total, saves=saves, **chosen(options, DEFAULTS))
+    check_horizon(pipeline, total)
+    if not served.updates_per_epoch and not reached(Progress(), options["until"]):
+        raise ConfigurationError([f"the training set's {served.length} samples make no update"])
+    return served, total, dataflow.order(pipeline)
 
 
 def _prepared(options: Mapping[str, Any], pipeline: Pipeline, signals: Signals) -> Session:
     """A session at the beginning of a run, nothing written yet."""
-    served = feed(options["train_set"], **_chosen(options, FEED))
-    total = horizon(served, options["until"])
-    saves = options["run_dir"] is not None
-    pipeline = with_defaults(pipeline, total, saves=saves, **_chosen(options, DEFAULTS))
-    check_horizon(pipeline, total)
+    served, total, pipeline = laid_out(options, pipeline)
     fold = folding.compiled(pipeline)
     seed_all(options["seed"])
-    made = machine(options["model"], **_chosen(options, MACHINE))
+    made = machine(options["model"], **chosen(options, MACHINE))
     datasets = dict(options["datasets"] or {})
     start = Progress()
     course = Course(start, clock=options["clock"])
     lengths = {"train": served.length, **{n: len(d) for n, d in datasets.items()}}
     base = TrainState("start", start, start, total=total, model=made.view, dataset_lengths=lengths)
-    world = World(made, course, options["seed"], served.length, Console(), None)
-    until = options["until"]
-    if not served.updates_per_epoch and not reached(start, until):
-        raise ConfigurationError([f"the training set's {served.length} samples make no update"])
-    return Session(world, fold, served, until, base, signals, datasets, Carry())
+    console = Console()
+    if total.update is not None:
+        for name, why in forecast.warnings(pipeline, forecast.line(served, total)):
+            console.warn(f"callback {name!r} can never run: {why}")
+    world = World(made, course, options["seed"], served.length, console, None)
+    return Session(world, fold, served, options["until"], base, signals, datasets, Carry())
 
 
 def _already_done(run: Path, options: Mapping[str, Any]) -> TrainState:
     """The closing state of a run that is done, its weights put into the model."""
-    made = machine(options["model"], **_chosen(options, MACHINE))
+    made = machine(options["model"], **chosen(options, MACHINE))
     found = newest(run / CHECKPOINTS)
     carry, course = Carry(), Course(Progress())
     if found is not None:

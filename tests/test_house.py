@@ -28,9 +28,9 @@ FACADE = "noether"
 
 FLOORS = {
     1: "progress state effects callback dataflow errors plain schedules",
-    2: "agenda arguments checkpoint console defaults feed fold hooks journal loop machine metrics "
+    2: "agenda arguments checkpoint console defaults feed fold forecast hooks journal loop machine metrics "
     "passes perform randomness rundir session signals storage store training",
-    3: "config examples",
+    3: "config examples plan",
     4: "cli __main__",
 }
 FLOOR = {part: floor for floor, parts in FLOORS.items() for part in parts.split()}

@@ -3,14 +3,14 @@
 import inspect
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
 from noether.callback import Pipeline
 from noether.config.document import open_document
-from noether.config.entries import flow_mistakes, read_entries, unknown_datasets
+from noether.config.entries import EVERY, flow_mistakes, read_entries, unknown_datasets
 from noether.config.hints import Mistake
 from noether.config.overrides import Places, dotted, overridden
 from noether.config.recipe import Recipe, read_recipe
@@ -41,6 +41,8 @@ class Run:
     """Keyword arguments of `noether.train` that need no building."""
     parts: Mapping[str, Any]
     """The recipes of model, train_set, datasets and loss, or mappings from name to recipe."""
+    where: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """By the name of a callback, where the file says when it runs: FILE:LINE."""
 
     def build(self) -> dict[str, Any]:
         """All keyword arguments of `noether.train`; the seed is set before the model is made."""
@@ -142,7 +144,24 @@ class Reading:
         if "lr_scheduler" in self.config:
             arguments["lr_scheduler"] = self.recipe("lr_scheduler", supplied="optimizer")
         arguments["callbacks"] = self.callbacks(options, parts["datasets"])
-        return Run(arguments["callbacks"], self.config, arguments, parts)
+        return Run(arguments["callbacks"], self.config, arguments, parts, self.where())
+
+    def where(self) -> dict[str, str]:
+        """Where each callback's schedule stands, or its entry, if nothing is wrong with any."""
+        written = self.config.get("callbacks", [])
+        if self.mistakes or not isinstance(written, list):
+            return {}
+        entries, _ = read_entries(written, self.allow)
+        return {
+            callback.name: self.places.of(
+                (
+                    "callbacks",
+                    index,
+                    *(key for key in written[index] if key in (*EVERY, "schedule")),
+                )
+            )[2]
+            for index, callback in entries
+        }
 
     def note(self, message: str, *path: str | int) -> None:
         self.mistakes.append(Mistake(path, message))

@@ -1,37 +1,40 @@
 """All that comes before the first tick, and nothing of what comes after."""
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
-from noether import dataflow
 from noether.arguments import checked
 from noether.callback import Pipeline
 from noether.config.reading import Run
-from noether.defaults import with_defaults
-from noether.feed import feed, horizon
+from noether.feed import Feed
 from noether.machine import machine
+from noether.progress import Progress
 from noether.randomness import seed_all
-from noether.training import DEFAULTS, FEED, MACHINE, train
+from noether.training import MACHINE, chosen, laid_out, train
 
 
-def rehearse(run: Run) -> Pipeline:
-    """Build model, data, loss, optimizer and pipeline; gives the callbacks in the fold's order.
+def rehearse(run: Run) -> tuple[Feed, Progress, Pipeline]:
+    """Build model, data, loss, optimizer and pipeline; gives feed, horizon and ordered callbacks.
 
     Raises what training would raise before its first tick; writes nothing.
     """
-    bound = inspect.signature(train).bind(**run.build())
-    bound.apply_defaults()
-    options = bound.arguments
+    options = completed(run.build())
     checked(options, run.callbacks)
-    served = feed(options["train_set"], **chosen(options, FEED))
-    total = horizon(served, options["until"])
-    saves = options["run_dir"] is not None
-    pipeline = with_defaults(run.callbacks, total, saves=saves, **chosen(options, DEFAULTS))
-    ordered = dataflow.order(pipeline)
+    laid = laid_out(options, run.callbacks)
     seed_all(options["seed"])
     machine(options["model"], **chosen(options, MACHINE))
-    return ordered
+    return laid
 
 
-def chosen(options: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    return {name: options[name] for name in names}
+def outlined(run: Run, until: Mapping[str, float] | None = None) -> tuple[Feed, Progress, Pipeline]:
+    """As `rehearse`, but only the training set is built; `until` takes the place of the run's."""
+    options = completed({**run.arguments, "model": None, "train_set": run.parts["train_set"]()})
+    return laid_out({**options, **({"until": until} if until else {})}, run.callbacks)
+
+
+def completed(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `train` with its defaults."""
+    parameters = inspect.signature(train).parameters
+    usual = {name: p.default for name, p in parameters.items() if p.default is not p.empty}
+    return {**usual, **arguments}

@@ -1,0 +1,91 @@
+"""What is sure of a schedule beforehand, and what possible, where metrics or the clock decide."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from functools import reduce
+from operator import or_
+
+from noether.callback import Callback
+from noether.schedules import Schedule, always, each_session, every, never
+from noether.schedules.terms import OPERATORS
+from noether.schedules.units import CLOCK, PREDICTED
+
+Production = Mapping[str, Schedule]
+"""The metrics of a pipeline, each with the schedule of the ticks that may produce it."""
+
+
+def surely(schedule: Schedule, production: Production) -> Schedule:
+    """A schedule of counts that fires no oftener, whatever the metrics and the clock will say.
+
+    >>> from noether import when
+    >>> surely(every(updates=50) | when("loss") | every(hours=1), {})
+    every(updates=50) | never | never
+    """
+    return bounded(schedule, sure=True, production=production)
+
+
+def possibly(schedule: Schedule, production: Production) -> Schedule:
+    """A schedule of counts that fires at least as often, whatever the metrics and the clock say.
+
+    >>> from noether import after, when
+    >>> possibly(when("loss") & after(epochs=2), {"loss": every(epochs=1)})
+    every(epochs=1) & after(epochs=2)
+    """
+    return bounded(schedule, sure=False, production=production)
+
+
+def bounded(schedule: Schedule, *, sure: bool, production: Production) -> Schedule:
+    if schedule.predicted:
+        return schedule
+    expression = schedule.expression
+    if expression.term == "~":
+        return ~bounded(expression.arguments[0], sure=not sure, production=production)
+    if expression.term in OPERATORS:
+        parts = [bounded(p, sure=sure, production=production) for p in expression.arguments]
+        return OPERATORS[expression.term](*parts)
+    if sure:
+        return never
+    inner = [part for part in expression.arguments if isinstance(part, Schedule)]
+    if inner:  # first, skip and cooldown fire no oftener than what they are of
+        return bounded(inner[0], sure=False, production=production)
+    if expression.term in ("every", "at"):  # whose marks are passed by updates only
+        return every(updates=1)
+    metrics = [production.get(metric, always) for metric in schedule.reads]
+    return metrics[0] if metrics else always
+
+
+def reporting(callback: Callback) -> Schedule:
+    """When a callback reports its metrics, going by its hooks; on its schedule, if it has one."""
+    if callback.on_schedule is not None:
+        return always if callback.schedule is None else callback.schedule
+    if callback.after_update or callback.before_update or callback.after_accumulation_step:
+        return every(updates=1)
+    if callback.after_epoch:
+        return every(epochs=1)
+    return each_session if callback.before_training else never
+
+
+def union(schedules: Iterable[Schedule]) -> Schedule:
+    """The ticks of any of them, whatever the metrics and the clock say."""
+    return reduce(or_, (possibly(schedule, {}) for schedule in schedules), never)
+
+
+def unknowns(schedule: Schedule) -> Iterator[str]:
+    """What decides beside epochs, updates and samples: metrics, the clock, counters, functions.
+
+    >>> from noether import cooldown, when
+    >>> list(unknowns(cooldown(when("loss"), hours=1) | every(tokens=1000)))
+    ['loss', 'the clock', 'tokens']
+    """
+    if schedule.predicted:
+        return
+    expression = schedule.expression
+    inner = [part for part in expression.arguments if isinstance(part, Schedule)]
+    for part in inner:
+        yield from unknowns(part)
+    if expression.term == "where":
+        yield str(schedule)
+    elif schedule.reads and not inner:
+        yield from schedule.reads
+    else:
+        units = (unit for unit, _ in expression.options if unit not in (*PREDICTED, "start"))
+        yield from ("the clock" if unit in CLOCK else unit for unit in units)
