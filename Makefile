@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint check cover install clean
+.PHONY: demo test deep lint check cover bench pictures install clean
 
 install: .venv/installed
 
@@ -17,6 +17,19 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# The laws that need no training, at ten times the usual number of examples.
+deep: install
+	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest -n 2 --dist worksteal \
+		tests/laws/test_schedules.py tests/laws/test_agenda.py tests/laws/test_fold.py \
+		tests/forecast tests/plan tests/schedules tests/testing
+
+bench: install
+	$(BIN)/python benchmarks/dispatch.py
+
+# The time lines of docs/schedules.md, drawn by the plan.
+pictures: install
+	$(BIN)/python docs/draw.py
 
 lint: install
 	$(BIN)/ruff check .

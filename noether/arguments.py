@@ -1,13 +1,14 @@
 """The arguments of `train`, checked before anything is built, trained or written."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from noether import passes
 from noether.callback import Callback, Pipeline
 from noether.errors import ConfigurationError, suggestion
 from noether.progress import UNITS, Progress
+from noether.schedules.units import KNOWN, counters
 
 PLAIN = (bool, int, float, str, type(None))
 NOT_BUILT: Mapping[str, tuple[Any, str]] = {
@@ -34,6 +35,8 @@ def checked(options: Mapping[str, Any], pipeline: Pipeline, *, built: bool = Tru
         *_not_built(options),
         *_directories(options, pipeline),
         *_passes(options["datasets"], pipeline),
+        *_counters(options["counters"]),
+        *(message for _, message in uncounted(pipeline, options["counters"] or {}) if built),
     ]
     if problems:
         raise ConfigurationError(problems)
@@ -144,6 +147,31 @@ def _passes(given: Any, pipeline: Pipeline) -> Iterator[str]:
         if callback.data is not None:
             for mistake in passes.mistakes(callback.data, datasets):
                 yield f"callback {callback.name!r}: {mistake}"
+
+
+def _counters(given: Any) -> Iterator[str]:
+    if given is not None and not isinstance(given, Mapping):
+        yield f"counters is a {type(given).__name__}; expected names to functions of a batch"
+        return
+    for name, count in (given or {}).items():
+        if name in (*KNOWN, "start") or not str(name).isidentifier():
+            yield f"counters: {name!r} can't name a counter; tokens can"
+        elif not callable(count):
+            yield f"counters: {name} is {count!r}; expected a function of a batch"
+
+
+def uncounted(pipeline: Pipeline, known: Collection[str]) -> Iterator[tuple[int, str]]:
+    """Schedules in counters that the run does not count, by their callbacks' positions."""
+    for position, callback in enumerate(pipeline):
+        if callback.schedule is None:
+            continue
+        for name in sorted(counters(callback.schedule.expression) - set(known)):
+            hint = f" {suggestion(name, known)}" if known else ""
+            yield (
+                position,
+                f"{callback.name!r}: nothing counts {name}, of which {callback.schedule} has its "
+                f"marks; give `counters` a function of a batch for it.{hint}",
+            )
 
 
 def check_horizon(pipeline: Pipeline, total: Progress) -> None:

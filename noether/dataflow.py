@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 
 from noether.callback import Callback, Pipeline
 from noether.errors import ConfigurationError, suggestion
+from noether.schedules.units import counters
 
 
 def needed(callback: Callback) -> frozenset[str]:
@@ -102,6 +103,8 @@ def _early_terms(pipeline: Pipeline) -> Iterator[tuple[int, str]]:
         unknown = {
             "metrics": bool(scheduled(callback)),
             "the clock": callback.schedule is not None and callback.schedule.clocked,
+            "a counter": callback.schedule is not None
+            and bool(counters(callback.schedule.expression)),
             "a data pass": callback.data is not None,
         }
         asked = " and ".join(what for what, there in unknown.items() if there)

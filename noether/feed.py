@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -36,6 +36,8 @@ class Feed:
     shuffle: bool
     drop_last: bool
     collate: Callable[[list[Any]], Any] = default_collate
+    counters: Mapping[str, Callable[[Any], int]] = field(default_factory=dict)
+    """What else is counted: by name, how much of it a batch holds."""
 
     @property
     def updates_per_epoch(self) -> int:
@@ -50,7 +52,15 @@ class Feed:
         return min(self.length, self.updates_per_epoch * self.batch_size)
 
 
-def feed(dataset: Any, *, batch_size: int, accumulate: int, collate: Any, **options: Any) -> Feed:
+def feed(
+    dataset: Any,
+    *,
+    batch_size: int,
+    accumulate: int,
+    collate: Any,
+    counters: Mapping[str, Callable[[Any], int]] | None = None,
+    **options: Any,
+) -> Feed:
     """The feed of a map-style data set; raises ConfigurationError where it can serve none."""
     served = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
     if not served or isinstance(dataset, Mapping):
@@ -61,7 +71,7 @@ def feed(dataset: Any, *, batch_size: int, accumulate: int, collate: Any, **opti
                 "data set, and batch_size and collate as arguments"
             ]
         )
-    options["collate"] = collate or default_collate
+    options |= {"collate": collate or default_collate, "counters": counters or {}}
     return Feed(dataset, len(dataset), batch_size, accumulate, **options)
 
 
@@ -96,6 +106,15 @@ def fetch(dataset: Any, indices: Sequence[int], collate: Callable[[list[Any]], A
             error.add_note(f"while loading sample {index} of {type(dataset).__name__}")
             raise
     return collate(samples)
+
+
+def counted(feed: Feed, batch: Any) -> dict[str, int]:
+    """How much of each counter a batch holds; raises ValueError for what is no count."""
+    found = {name: int(count(batch)) for name, count in feed.counters.items()}
+    for name, amount in found.items():
+        if amount < 0:
+            raise ValueError(f"counter {name!r} gave {amount} for a batch; expected 0 or more")
+    return found
 
 
 def to_device(batch: Any, device: torch.device) -> Any:

@@ -1,6 +1,7 @@
 """The training loop: a generator of snapshots, read top to bottom as training goes."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from noether.errors import NonFiniteError
-from noether.feed import Feed, Window, fetch, to_device, windows
+from noether.feed import Feed, Window, counted, fetch, to_device, windows
 from noether.machine import Machine, backward, finish_gradients, finite, hyper
 from noether.progress import Progress
 from noether.state import Event, TrainState
@@ -92,11 +93,14 @@ def _update(
     events = wanted(course.progress, coming)
     losses: dict[str, Tensor] = {}
     outputs: Any = None
+    counters = Counter(course.progress.counters)
     timings = dict.fromkeys(("data_wait", "forward_backward", "update"), 0.0)
     for indices in window.micro_batches:
         poll()
         started = course.clock()
-        batch = to_device(fetch(feed.dataset, indices, feed.collate), machine.device)
+        batch = fetch(feed.dataset, indices, feed.collate)
+        counters.update(counted(feed, batch))
+        batch = to_device(batch, machine.device)
         loaded = course.clock()
         share = len(indices) / window.samples
         parts, outputs = backward(machine, batch, share)
@@ -119,6 +123,7 @@ def _update(
         machine.scheduler.step()
     ended = course.clock()
     timings["update"] = ended - started
+    coming = replace(coming, counters=dict(counters))
     before, course.progress = course.progress, _timed(course, coming, ended)
     course.offset = 0 if window.closes_epoch else course.offset + window.samples
     state = _snapshot(machine, base, "update", before, course.progress)

@@ -127,6 +127,11 @@ def evaluate_loss(machine: Machine, batch: Any) -> tuple[dict[str, Tensor], Any]
     """The named losses of a batch, `total` among them, and the loss function's outputs."""
     with machine.autocast():
         answer = machine.loss(machine.module, batch)
+    return named_losses(answer)
+
+
+def named_losses(answer: Any) -> tuple[dict[str, Tensor], Any]:
+    """What a loss function returned: its losses by name, `total` among them, and its outputs."""
     loss, outputs = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, None)
     named = loss if isinstance(loss, Mapping) else {"total": loss}
     scalars = all(isinstance(part, Tensor) and part.ndim == 0 for part in named.values())

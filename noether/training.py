@@ -31,7 +31,7 @@ from noether.session import Session, core_save, lived, write_status
 from noether.signals import Signals, listening
 from noether.state import TrainState
 
-FEED = ("batch_size", "accumulate", "collate", "seed", "shuffle", "drop_last")
+FEED = ("batch_size", "accumulate", "collate", "seed", "shuffle", "drop_last", "counters")
 DEFAULTS = ("defaults", "log", "track")
 MACHINE = (
     *("loss", "optimizer", "lr_scheduler", "lr_interval", "precision"),
@@ -68,6 +68,7 @@ def train(
     compile: bool = False,
     drop_last: bool = False,
     shuffle: bool = True,
+    counters: Mapping[str, Callable[[Any], int]] | None = None,
     device: str | None = None,
     config: Mapping[str, Any] | None = None,
     clock: Clock = time.monotonic,
@@ -81,6 +82,8 @@ def train(
     batch_size: samples of one update; each of its `accumulate` micro-batches has an equal share.
         The last update of an epoch takes what is left, or is left out with `drop_last`.
     datasets: evaluation sets by the names that data passes use.
+    counters: what else is counted, for `every(tokens=...)` say: by name, a function from a batch,
+        on the CPU, to how much it holds.
     on_nonfinite: "raise", read one tick late; "skip", or {"skip": limit in a row}, read at once.
     run_dir: the series in which this run gets a numbered directory; None writes nothing.
     resume: "never", "auto", "must", or the path of a run or a checkpoint.

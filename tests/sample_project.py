@@ -113,6 +113,11 @@ def linear(*, inputs: int = 2, activation: Callable[[Any], Any] | None = None) -
 
 
 @factory
+def unbuildable() -> torch.nn.Module:
+    raise RuntimeError("it was built")
+
+
+@factory
 def points(*, count: int = 8) -> list[tuple[Tensor, Tensor]]:
     if count < 0:
         raise ValueError(f"count is {count}")
@@ -157,3 +162,9 @@ def preempt(state: Any) -> None:
 
 def interrupt(state: Any) -> None:
     raise KeyboardInterrupt
+
+
+@factory
+def lengths() -> Any:
+    """A counter of the samples of a batch."""
+    return lambda batch: len(batch[0])

@@ -91,7 +91,9 @@ def test_a_schedule_is_asked_only_when_it_may_fire(
         fired.append(state.now.update)
 
     watching = replace(hook(note, point=point), schedule=watched(schedule, asked))
-    train(watching, every(updates=3)(score))
+    # Before the opening tick it is asked whether it can ever fire.
+    begin = Callback("begin", before_training=lambda state: asked.clear())
+    train(begin, watching, every(updates=3)(score))
     assert asked == updates
     assert {u for u in fired if 0 < u < 12} <= set(updates)
 

@@ -198,7 +198,7 @@ class Noted:
 
 
 def test_a_stream_is_refused_with_what_is_served() -> None:
-    options = {"seed": 0, "shuffle": True, "drop_last": False}
+    options: dict[str, Any] = {"seed": 0, "shuffle": True, "drop_last": False}
     with pytest.raises(ConfigurationError, match=r"Stream.*__len__"):
         feed(Stream(), batch_size=4, accumulate=1, collate=None, **options)
 

@@ -16,6 +16,7 @@ import pytest
 import noether
 import noether.hooks
 import noether.schedules
+import noether.testing
 from noether.callback import is_factory
 from noether.schedules.terms import CONSTANTS, FACTORIES
 
@@ -28,9 +29,9 @@ FACADE = "noether"
 
 FLOORS = {
     1: "progress state effects callback dataflow errors plain schedules",
-    2: "agenda arguments checkpoint console defaults feed fold forecast hooks journal loop machine metrics "
-    "passes perform randomness rundir session signals storage store training",
-    3: "config examples plan",
+    2: "agenda arguments checkpoint console defaults feed fold forecast hooks journal loop machine "
+    "metrics passes perform randomness rundir session signals storage store training",
+    3: "config examples plan testing",
     4: "cli __main__",
 }
 FLOOR = {part: floor for floor, parts in FLOORS.items() for part in parts.split()}
@@ -124,7 +125,7 @@ def test_hooks_import_values_and_schedules_only(name: str) -> None:
 
 # ---------------------------------------------------------------- exports
 
-PUBLIC = [noether, noether.hooks, noether.schedules]
+PUBLIC = [noether, noether.hooks, noether.schedules, noether.testing]
 
 
 def undocumented(module: ModuleType) -> list[str]:

@@ -122,6 +122,17 @@ def unknown_datasets(
     return mistakes
 
 
+def uncounted_units(
+    callbacks: Sequence[tuple[int, Callback]], counters: Collection[str]
+) -> list[Mistake]:
+    """Schedules in units that the run does not count."""
+    from noether.arguments import uncounted  # torch, late
+
+    pipeline = tuple(callback for _, callback in callbacks)
+    wrong = uncounted(pipeline, counters)
+    return [Mistake((callbacks[position][0],), message) for position, message in wrong]
+
+
 def may_write(entry: Any, metric: str) -> bool:
     """Whether an entry that could not be read may be the writer: it names a part of the metric."""
     values = entry.values() if isinstance(entry, Mapping) else ()

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from noether.callback import Pipeline
 from noether.config.document import open_document
-from noether.config.entries import EVERY, flow_mistakes, read_entries, unknown_datasets
+from noether.config.entries import (
+    EVERY,
+    flow_mistakes,
+    read_entries,
+    uncounted_units,
+    unknown_datasets,
+)
 from noether.config.hints import Mistake
 from noether.config.overrides import Places, dotted, overridden
 from noether.config.recipe import Recipe, read_recipe
@@ -139,11 +145,13 @@ class Reading:
                 self.note(f"unknown section; {suggestion(name, SECTIONS)}", name)
         options = self.options()
         parts = {"model": self.recipe("model"), **self.data(), "loss": self.loss()}
+        if "counters" in options:
+            parts["counters"] = options.pop("counters")
         optimizer = self.recipe("optimizer", supplied="params")
         arguments = {**options, "optimizer": optimizer, "config": self.config}
         if "lr_scheduler" in self.config:
             arguments["lr_scheduler"] = self.recipe("lr_scheduler", supplied="optimizer")
-        arguments["callbacks"] = self.callbacks(options, parts["datasets"])
+        arguments["callbacks"] = self.callbacks(options, parts)
         return Run(arguments["callbacks"], self.config, arguments, parts, self.where())
 
     def where(self) -> dict[str, str]:
@@ -212,12 +220,13 @@ class Reading:
             values["run_dir"] = values.pop("dir")
         return values
 
-    def callbacks(self, options: Mapping[str, Any], datasets: Any) -> Pipeline:
+    def callbacks(self, options: Mapping[str, Any], parts: Mapping[str, Any]) -> Pipeline:
         """The pipeline of `callbacks:`, checked together with the default callbacks."""
         written = self.config.get("callbacks", [])
         entries, mistakes = read_entries(written, self.allow)
-        if datasets is not None:
-            mistakes += unknown_datasets(entries, written, datasets)
+        if parts["datasets"] is not None:
+            mistakes += unknown_datasets(entries, written, parts["datasets"])
+        mistakes += uncounted_units(entries, parts.get("counters") or {})
         pipeline = tuple(callback for _, callback in entries)
         defaults = self.defaults(options, pipeline)
         # Without data the horizon is unknown, and with it the labels of the default losses.

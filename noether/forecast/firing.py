@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from noether.feed import Feed, pace, reckoned
-from noether.forecast.rhythm import Rhythm, Scale, rhythm, settle
+from noether.forecast.rhythm import Scale, rhythm, settle
 from noether.forecast.stretches import Firings, Stretch
 from noether.progress import Progress
 from noether.schedules import Schedule, Tick
@@ -42,58 +42,86 @@ def line(feed: Feed, total: Progress, *, start: int = 0, session: int = 1) -> Li
     return Line(feed, total, known, start, max(int(total.update), start), session)
 
 
+def before(line: Line) -> Line:
+    """The sessions before as one."""
+    return replace(line, start=0, stop=line.start, session=1)
+
+
 def firings(schedule: Schedule, line: Line, *, boundaries: bool = True) -> Firings:
-    """The ticks of a session at which a schedule of counts fires.
+    """The ticks of a session at which a callback with a schedule of counts fires.
 
     Without `boundaries` it isn't asked on the opening and closing tick. The closing tick is spared
-    by what fired at the same counts. Raises nothing; the time it takes is that of the firings of
-    one period.
+    by what fired at the same counts. The time it takes is that of the firings of one period.
     """
-    memory = schedule.initial
-    opening = False
+    made = answers(schedule, line, boundaries=boundaries)
+    return spared(made, by=made)
+
+
+def spared(found: Firings, *, by: Firings) -> Firings:
+    """The firings without the closing tick, if others fire at the run's last counts."""
+    return replace(found, closing=found.closing and not by.last)
+
+
+def answers(schedule: Schedule, line: Line, *, boundaries: bool) -> Firings:
+    """The ticks at which a schedule of counts says yes."""
+    memory, opening, closing = kept(schedule, line, boundaries=boundaries), False, False
     if boundaries:
         opening, stepped = schedule.step(line.tick("start", line.start), memory)
         # A resumed session's opening tick changes no memory.
         memory = stepped if line.session == 1 else memory
-    found = repeating(schedule, line)
-    if found is None:
-        found, memory = remembered(schedule, line, memory)
-    stretches = tuple(stretch for stretch in found if stretch.pattern)
-    made = Firings(stretches, opening)
-    spared = made.within(line.stop, line.stop) if line.stop > line.start else opening
-    closing, _ = schedule.step(line.tick("end", line.stop), memory)
-    return replace(made, closing=boundaries and closing and not spared)
+    stretches, memory = repeating(schedule, line, memory)
+    if boundaries:
+        closing, _ = schedule.step(line.tick("end", line.stop), memory)
+    made = Firings(tuple(s for s in stretches if s.pattern), opening, closing)
+    if line.stop > line.start:
+        last = bool(made.within(line.stop, line.stop))
+    elif line.session > 1:
+        last = answers(schedule, before(line), boundaries=boundaries).last
+    else:
+        last = opening
+    return replace(made, last=last)
 
 
-def repeating(schedule: Schedule, line: Line) -> list[Stretch] | None:
-    """The stretches between the edges of its rhythm, if it has one."""
-    scale = Scale(line.feed, line.stop)
+def kept(schedule: Schedule, line: Line, *, boundaries: bool) -> Memory:
+    """What a schedule remembers of the sessions before, had they been one."""
+    memory = schedule.initial
+    if memory is None or not line.start:
+        return memory
+    earlier = before(line)
+    if boundaries:
+        _, memory = schedule.step(earlier.tick("start", 0), memory)
+    return repeating(schedule, earlier, memory)[1]
+
+
+def repeating(schedule: Schedule, line: Line, memory: Memory) -> tuple[list[Stretch], Memory]:
+    """Its firings between the edges of its rhythm, and its memory after them."""
+    scale = Scale(line.feed, int(line.total.update))
     found = rhythm(schedule, scale)
-    if found is None:
-        return None
-    inner = sorted(edge for edge in found.edges if line.start < edge < line.stop)
-    edges = [line.start, *inner, line.stop]
-    return [stretch(schedule, line, scale, *pair) for pair in pairwise(edges)]
+    stretches: list[Stretch] = []
+    edges = [line.start, *sorted(e for e in found.edges if line.start < e < line.stop), line.stop]
+    for start, stop in pairwise(edges):
+        settled, period = schedule, found.period or stop - start
+        if schedule.initial is None:
+            settled = settle(schedule, line.tick("update", start + 1), scale)
+            period = rhythm(settled, scale).period or stop - start
+        while start < stop:
+            whole, memory = stretch(settled, line, start, stop, period, memory)
+            stretches.append(whole)
+            start = whole.stop
+    return stretches, memory
 
 
-def stretch(schedule: Schedule, line: Line, scale: Scale, start: int, stop: int) -> Stretch:
-    """The firings between two edges, from those of one period."""
-    settled = settle(schedule, line.tick("update", start + 1), scale)
-    found = rhythm(settled, scale) or Rhythm()
-    once = jumps(settled, line, start, min(start + found.period, stop), None)
-    pattern = tuple(update - start for update, fires, _ in once if fires)
-    return Stretch(start, stop, found.period, pattern)
-
-
-def remembered(schedule: Schedule, line: Line, memory: Memory) -> tuple[list[Stretch], Memory]:
-    """Its firings as one stretch that does not repeat, and its memory after them."""
-    pattern = []
-    for update, fires, stepped in jumps(schedule, line, line.start, line.stop, memory):
+def stretch(
+    schedule: Schedule, line: Line, start: int, stop: int, period: int, memory: Memory
+) -> tuple[Stretch, Memory]:
+    """The firings of one period, in all whole ones to come if its memory is then as before."""
+    pattern, before, end = [], memory, min(start + period, stop)
+    for update, fires, stepped in jumps(schedule, line, start, end, memory):
         memory = stepped
         if fires:
-            pattern.append(update - line.start)
-    length = max(line.stop - line.start, 1)
-    return [Stretch(line.start, line.stop, length, tuple(pattern))], memory
+            pattern.append(update - start)
+    periods = (stop - start) // period if memory == before else 1
+    return Stretch(start, max(start + periods * period, end), period, tuple(pattern)), memory
 
 
 def jumps(

@@ -1,11 +1,13 @@
 """What is sure of a schedule beforehand, and what possible, where metrics or the clock decide."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import reduce
 from operator import or_
 
 from noether.callback import Callback
 from noether.schedules import Schedule, always, each_session, every, never
+from noether.schedules.expression import units
 from noether.schedules.terms import OPERATORS
 from noether.schedules.units import CLOCK, PREDICTED
 
@@ -54,19 +56,23 @@ def bounded(schedule: Schedule, *, sure: bool, production: Production) -> Schedu
 
 
 def reporting(callback: Callback) -> Schedule:
-    """When a callback reports its metrics, going by its hooks; on its schedule, if it has one."""
-    if callback.on_schedule is not None:
-        return always if callback.schedule is None else callback.schedule
-    if callback.after_update or callback.before_update or callback.after_accumulation_step:
-        return every(updates=1)
-    if callback.after_epoch:
-        return every(epochs=1)
-    return each_session if callback.before_training else never
+    """The ticks at which a callback may report its metrics, going by the hooks that it has."""
+    schedule = always if callback.schedule is None else callback.schedule
+    each = (callback.after_update, callback.before_update, callback.after_accumulation_step)
+    found = [
+        (schedule, callback.on_schedule),
+        (every(updates=1), any(each)),
+        (every(epochs=1), callback.after_epoch),
+        (each_session, callback.before_training),
+    ]
+    times = [when for when, there in found if there]
+    return reduce(or_, times) if times else never
 
 
 def union(schedules: Iterable[Schedule]) -> Schedule:
     """The ticks of any of them, whatever the metrics and the clock say."""
-    return reduce(or_, (possibly(schedule, {}) for schedule in schedules), never)
+    found = [possibly(schedule, {}) for schedule in schedules]
+    return reduce(or_, found) if found else never
 
 
 def unknowns(schedule: Schedule) -> Iterator[str]:
@@ -87,5 +93,6 @@ def unknowns(schedule: Schedule) -> Iterator[str]:
     elif schedule.reads and not inner:
         yield from schedule.reads
     else:
-        units = (unit for unit, _ in expression.options if unit not in (*PREDICTED, "start"))
-        yield from ("the clock" if unit in CLOCK else unit for unit in units)
+        own = replace(expression, arguments=())
+        foreign = (unit for unit in units(own) if unit not in PREDICTED)
+        yield from ("the clock" if unit in CLOCK else unit for unit in foreign)

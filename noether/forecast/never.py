@@ -1,6 +1,7 @@
 """Schedules that can never fire in a run, and why."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from noether.callback import Callback, Pipeline
 from noether.dataflow import needed, writers
@@ -34,7 +35,7 @@ def silence(
         return None
     sources = {m: [earlier[p] for p in writers(m, earlier)] for m in sorted(needed(callback))}
     for metric, found in sources.items():
-        if found and all(writer.name in silent for writer in found):
+        if found and all(writer.name in silent and mute(writer) for writer in found):
             return f"it needs {metric}, and {found[0].name!r} never runs"
     schedule = callback.schedule
     if schedule is None:
@@ -45,9 +46,19 @@ def silence(
     return f"{schedule} never fires: {reason(schedule, callback.point, line)}"
 
 
+def mute(callback: Callback) -> bool:
+    """Whether only its scheduled hook could report anything."""
+    others = ("after_update", "before_update", "after_accumulation_step", "after_epoch")
+    return not any(getattr(callback, hook) for hook in (*others, "before_training"))
+
+
 def ever(schedule: Schedule, line: Line, *, boundaries: bool = True) -> bool:
-    """Whether a schedule of counts fires at all."""
-    ticks = [line.tick("start", line.start), line.tick("end", line.stop)]
+    """Whether a schedule of counts fires at all, in this session or when a later one opens."""
+    resumed = replace(line, session=line.session + 1)
+    ticks = [
+        *(line.tick("start", line.start), line.tick("end", line.stop)),
+        resumed.tick("start", line.start),
+    ]
     if boundaries and any(schedule.asks(tick) for tick in ticks):
         return True
     memory = schedule.initial

@@ -18,7 +18,8 @@ from noether.schedules.terms import OPERATORS
 class Rhythm:
     """After each edge, up to the next one, firings repeat every `period` updates."""
 
-    period: int = 1
+    period: int | None = 1
+    """None: they never do."""
     edges: frozenset[int] = frozenset()
 
 
@@ -49,16 +50,15 @@ class Scale:
         return epochs * self.feed.updates_per_epoch or 1
 
 
-def rhythm(schedule: Schedule, scale: Scale) -> Rhythm | None:
-    """The rhythm of a schedule of counts; None where something remembers, or isn't known.
+def rhythm(schedule: Schedule, scale: Scale) -> Rhythm:
+    """The rhythm of a schedule of counts; of one that remembers, while its memory stays the same.
 
     Right as long as the feed's epochs all have the same updates.
     """
-    if not schedule.predicted or schedule.initial is not None:
-        return None
     found = [RHYTHMS[term](scale, arguments) for term, arguments in leaves(schedule)]
+    periods = [part.period for part in found if part.period is not None]
     return Rhythm(
-        math.lcm(*(part.period for part in found)),
+        math.lcm(*periods) if len(periods) == len(found) else None,
         frozenset[int]().union(*(part.edges for part in found)),
     )
 
@@ -75,19 +75,18 @@ def settle(schedule: Schedule, tick: Tick, scale: Scale) -> Schedule:
         if decides in parts:
             return decides
         return left[0] if len(left) == 1 else OPERATORS[schedule.term](*left)
-    found = rhythm(schedule, scale)
-    if found is not None and found.period == 1:
+    if rhythm(schedule, scale).period == 1:
         return always if schedule.asks(tick) else never
     return schedule
 
 
 def leaves(schedule: Schedule) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The terms that `&`, `|` and `~` join, with their options."""
+    """The terms that others join or narrow, with their options; `cooldown` is one of them."""
     expression = schedule.expression
-    if expression.term not in ("&", "|", "~"):
+    inner = [part for part in expression.arguments if isinstance(part, Schedule)]
+    if not inner or expression.term == "cooldown":
         yield expression.term, dict(expression.options)
-        return
-    for part in expression.arguments:
+    for part in inner:
         yield from leaves(part)
 
 
@@ -115,6 +114,11 @@ def _between(scale: Scale, options: Mapping[str, Any]) -> Rhythm:
     return Rhythm(edges=frozenset(scale.reaching(unit, k) - 1 for unit, k in counts))
 
 
+def _cooldown(scale: Scale, options: Mapping[str, Any]) -> Rhythm:
+    # It remembers where it fired last, which is never the same.
+    return Rhythm(None)
+
+
 def _even(scale: Scale, options: Mapping[str, Any]) -> Rhythm:
     return Rhythm()
 
@@ -125,5 +129,6 @@ RHYTHMS: Mapping[str, Callable[[Scale, Mapping[str, Any]], Rhythm]] = {
     "after": _after,
     "until": _after,
     "between": _between,
+    "cooldown": _cooldown,
     **dict.fromkeys(("always", "never", "once_at_start", "each_session", "once_at_end"), _even),
 }

@@ -50,6 +50,8 @@ class Firings:
     """Whether it fires on the opening tick."""
     closing: bool = False
     """Whether it fires on the closing tick."""
+    last: bool = False
+    """Whether it has fired at the run's last counts before the closing tick comes."""
     since: int = 0
     """The first update that counts; before it, what the callback reads is not there."""
 

@@ -14,15 +14,15 @@ WIDTH = 720
 """Width of the time line."""
 STROKES = 240
 """More firings than these are drawn as bands, of columns of this number."""
-EPOCHS = 60
-"""More epochs than these are not marked on the scale."""
+SINGLE = 60
+"""More epochs, or updates, than these are not marked one by one."""
 
 STYLE = (
     "text{font:12px ui-monospace,Menlo,Consolas,monospace;fill:#1f2430}"
     ".dim{fill:#6b7280}.line{stroke:#c9ced6}.epoch{stroke:#e4e7ec}"
-    ".sure{fill:#2563eb}.perhaps{fill:#f59e0b}.paper{fill:#fff}"
+    ".sure{fill:#2563eb}.perhaps{fill:none;stroke:#d97706}.paper{fill:#fff}"
     "@media(prefers-color-scheme:dark){text{fill:#e5e7eb}.dim{fill:#9ca3af}.line{stroke:#4b5563}"
-    ".epoch{stroke:#374151}.sure{fill:#60a5fa}.perhaps{fill:#fbbf24}.paper{fill:#111827}}"
+    ".epoch{stroke:#374151}.sure{fill:#60a5fa}.perhaps{stroke:#fbbf24}.paper{fill:#111827}}"
 )
 
 
@@ -33,14 +33,16 @@ def svg(plan: Plan) -> str:
     and the last mark, set off, are the opening and the closing tick.
     """
     found = [forecast for forecast in plan.forecasts if forecast.callback.on_schedule is not None]
-    left = MARGIN + LETTER * max((len(f.callback.name) for f in found), default=0) + 22
+    left = MARGIN + LETTER * max((len(f.callback.name) for f in found), default=0) + 30
     width, height = left + WIDTH + 36, 2 * MARGIN + ROW * len(found) + 22
     body = [*epochs(plan, left, height), *scale(plan, left, height)]
     for place, forecast in enumerate(found):
         body += row(forecast, plan, left, MARGIN + ROW * place)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" '
-        f'width="{width:g}" height="{height:g}" role="img">\n<style>{STYLE}</style>\n'
+        f'width="{width:g}" height="{height:g}" role="img">\n'
+        f"<title>{escape(', '.join(f.callback.name for f in found))}</title>\n"
+        f"<style>{STYLE}</style>\n"
         f'<rect class="paper" width="100%" height="100%"/>\n' + "\n".join(body) + "\n</svg>\n"
     )
 
@@ -54,7 +56,7 @@ def across(update: float, plan: Plan) -> float:
 def epochs(plan: Plan, left: float, height: float) -> Iterator[str]:
     """A faint line at the end of each epoch, unless there are too many."""
     line = plan.line
-    if not 0 < line.total.epoch <= EPOCHS:
+    if not 0 < line.total.epoch <= SINGLE:
         return
     length = line.feed.updates_per_epoch
     for update in range(-(-line.start // length) * length, line.stop + 1, length):
@@ -70,7 +72,7 @@ def scale(plan: Plan, left: float, height: float) -> Iterator[str]:
     y = height - MARGIN
     yield f'<text class="dim" x="{left:.1f}" y="{y:g}">update {plan.line.start:,}</text>'
     yield (
-        f'<text class="dim" x="{left + WIDTH:.1f}" y="{y:g}" text-anchor="end">'
+        f'<text class="dim" x="{left + WIDTH:.1f}" y="{y:g}" text-anchor="middle">'
         f"{plan.line.stop:,}</text>"
     )
 
@@ -80,10 +82,12 @@ def row(found: Forecast, plan: Plan, left: float, top: float) -> Iterator[str]:
     middle = top + ROW / 2
     callback = found.callback
     said = "every tick" if callback.schedule is None else str(callback.schedule)
-    yield f"<g><title>{escape(f'{callback.name}: {said}')}</title>"
+    title = said if callback.name == said else f"{callback.name}: {said}"
+    yield f"<g><title>{escape(title)}</title>"
     yield f'<text x="{MARGIN}" y="{middle + 4:g}">{escape(callback.name)}</text>'
     ends = f'x1="{left:.1f}" x2="{left + WIDTH:.1f}" y1="{middle:g}" y2="{middle:g}"'
     yield f'<line class="line" {ends}/>'
+    yield from ticks(plan, left, middle)
     for kind, firings in (("perhaps", found.possible), ("sure", found.sure)):
         if kind == "sure" or found.unknown:
             for start, stop in spans(firings, plan):
@@ -97,9 +101,9 @@ def row(found: Forecast, plan: Plan, left: float, top: float) -> Iterator[str]:
 def boundaries(kind: str, firings: Firings, left: float, middle: float) -> Iterator[str]:
     """The marks of the opening and the closing tick, beside the line."""
     if firings.opening:
-        yield mark(kind, left - 10, middle, 3)
+        yield mark(kind, left - 17, middle, 3)
     if firings.closing:
-        yield mark(kind, left + WIDTH + 7, middle, 3)
+        yield mark(kind, left + WIDTH + 14, middle, 3)
 
 
 def mark(kind: str, x: float, middle: float, width: float) -> str:
@@ -123,3 +127,13 @@ def spans(firings: Firings, plan: Plan) -> Iterator[tuple[float, float]]:
             begun = None
     if begun is not None:
         yield begun, stop
+
+
+def ticks(plan: Plan, left: float, middle: float) -> Iterator[str]:
+    """A short stroke for each update, where they are few enough to be told apart."""
+    line = plan.line
+    if line.stop - line.start <= SINGLE:
+        ends = f'y1="{middle - 3:g}" y2="{middle + 3:g}"'
+        for update in range(line.start, line.stop + 1):
+            x = left + across(update, plan)
+            yield f'<line class="line" x1="{x:.1f}" x2="{x:.1f}" {ends}/>'

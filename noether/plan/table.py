@@ -24,7 +24,6 @@ def table(plan: Plan, width: int = 100, *, ascii: bool = False) -> str:
         coincidences(plan),
         ["time line", *(f"  {row}" for row in bars(plan, width - 2, ascii=ascii))],
         unknown(plan),
-        [f"warning: {name!r} can never run: {why}" for name, why in plan.warnings],
     ]
     return "\n\n".join("\n".join(part) for part in parts if part)
 
@@ -51,7 +50,7 @@ def times(found: Forecast) -> str:
     if found.callback.on_schedule is None:
         return "-"
     least, most = found.sure.count, found.possible.count
-    return f"{least:,}" if found.count is not None else f"{least:,}..{most:,}"
+    return f"{least:,}" if least == most else f"{least:,}..{most:,}"
 
 
 def first(plan: Plan) -> list[str]:

@@ -1,7 +1,7 @@
 """What a schedule is written as: a term and its arguments, which decide equality and text."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -25,6 +25,19 @@ class Expression:
             parts = [operand(part, BINDING[self.term]) for part in self.arguments]
             return f" {self.term} ".join(parts)
         return call(self) if self.arguments or self.options else self.term
+
+
+COUNTING = ("every", "at", "after", "until", "between", "cooldown")
+"""The terms whose options are units; `start` beside them is none."""
+
+
+def units(expression: Expression) -> Iterator[str]:
+    """The units that an expression counts in, of the schedules in it too."""
+    for part in expression.arguments:
+        if isinstance(getattr(part, "expression", None), Expression):
+            yield from units(part.expression)
+    if expression.term in COUNTING:
+        yield from (name for name, _ in expression.options if name != "start")
 
 
 def operand(schedule: Any, level: int) -> str:

@@ -7,6 +7,7 @@ from operator import attrgetter
 from typing import Any
 
 from noether.progress import UNITS, Progress
+from noether.schedules.expression import Expression, units
 from noether.schedules.schedule import Pace
 
 CLOCK = {"seconds": 1, "minutes": 60, "hours": 3600}
@@ -19,6 +20,11 @@ PREDICTED = ("epochs", "updates", "samples", "fraction")
 """The units whose counts are known before the run."""
 
 NANOSECONDS = 1_000_000_000
+
+
+def counters(expression: Expression) -> frozenset[str]:
+    """The counters of the feed that an expression counts in."""
+    return frozenset(units(expression)) - frozenset(KNOWN)
 
 
 def nanoseconds(progress: Progress) -> int:

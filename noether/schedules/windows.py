@@ -17,6 +17,8 @@ Edges = tuple[Any, Any]
 def after(**units: float) -> Schedule:
     """Holds once the count is above k; of several units, all must be.
 
+    The tick that closes epoch 3 is the first at which `after(epochs=2)` holds.
+
     >>> after(updates=8).fires(Progress(update=8), Progress(update=9))
     True
     """

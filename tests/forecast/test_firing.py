@@ -51,11 +51,14 @@ def walked(schedule: Schedule, along: Line) -> tuple[bool, list[int], bool]:
             now, epoch=now.epoch + closes, update=now.update + 1, sample=now.sample + sample
         )
 
-    now = Progress(session=along.session)
-    for _ in range(along.start):
-        now = moved(now)
+    now = Progress()
     opening, memory = schedule.step(Tick(now, now, "start", along.total), schedule.initial)
-    memory = memory if along.session == 1 else schedule.initial
+    for _ in range(along.start):
+        before, now = now, moved(now)
+        _, memory = schedule.step(Tick(before, now, "update", along.total), memory)
+    if along.session > 1:
+        now = replace(now, session=along.session)
+        opening, _ = schedule.step(Tick(now, now, "start", along.total), memory)
     fired, last = [], opening
     while now.update < along.total.update:
         before, now = now, moved(now)
@@ -128,7 +131,7 @@ def test_ten_million_updates_are_not_walked(text: str, count: int) -> None:
 def test_an_empty_run_has_an_opening_and_a_closing_tick() -> None:
     data = served(4, 2)
     found = firings(parse("always"), line(data, horizon(data, {"updates": 0})))
-    assert found == Firings((), opening=True, closing=False)
+    assert found == Firings((), opening=True, closing=False, last=True)
     assert firings(parse("once_at_end"), line(data, horizon(data, {"updates": 0}))).closing
 
 

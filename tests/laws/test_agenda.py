@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noether import Callback, chain
+from noether import Callback, chain, first, skip
 from noether.agenda import agenda
 from noether.fold import Carry, begin, compiled, tick
 from noether.schedules import Schedule
@@ -14,8 +14,21 @@ from tests import strategies as invent
 from tests.laws.test_fold import kept, pipelines, recorded, reporter, serve, told
 from tests.strategies import Walk
 
+about_metrics = st.one_of(invent.metric_conditions, invent.improvements, invent.plateaus)
+about_both = st.tuples(about_metrics, invent.plain).flatmap(
+    lambda pair: st.sampled_from(
+        [
+            *(pair[0] & pair[1], pair[1] & pair[0], pair[0] | pair[1], pair[1] | pair[0]),
+            *(first(2, pair[0]) & pair[1], pair[1] & skip(1, pair[0]), ~pair[0]),
+        ]
+    )
+)
 
-@given(schedule=invent.schedules, walk=invent.walks())
+
+@given(
+    schedule=st.booleans().flatmap(lambda any: invent.schedules if any else about_both),
+    walk=invent.walks(),
+)
 def test_what_awaits_metrics_sleeps_through_the_updates_that_produce_none(
     schedule: Schedule, walk: Walk
 ) -> None:

@@ -3,7 +3,9 @@
 import copy
 import itertools
 import math
+import operator
 import pickle
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -11,23 +13,52 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+import noether.schedules
 from noether.progress import Progress
 from noether.schedules import (
     Schedule,
     Tick,
     after,
+    always,
     at,
     between,
+    cooldown,
+    each_session,
     every,
+    first,
+    never,
+    on_improvement,
+    on_plateau,
     once_at_end,
+    once_at_start,
     parse,
+    skip,
     until,
+    when,
 )
 from tests import strategies as invent
 from tests.strategies import Walk, answers, fired, steady
 
 periods = st.integers(1, 12)
+starts = st.sampled_from([None, 0]) | periods
 updates = st.integers(0, 200)
+counters = st.sampled_from(invent.COUNTERS)
+points = st.lists(st.integers(1, 30), min_size=1, max_size=3)
+
+regular = st.builds(lambda unit, n, k: every(start=k, **{unit: n}), counters, periods, starts)
+listed = st.builds(lambda unit, marks: at(**{unit: marks}), counters, points)
+marks = regular | listed | invent.marks
+"""Marks on the time line, those that the feed counts more often than time and shares."""
+
+deltas = st.sampled_from([0.0, 0.5, 1.0])
+metrics = st.sampled_from(invent.METRICS)
+remembering = st.one_of(
+    st.builds(on_improvement, metrics, min_delta=deltas),
+    st.builds(on_plateau, metrics, patience=st.integers(1, 3), min_delta=deltas),
+    st.builds(first, st.integers(1, 4), regular),
+    st.builds(skip, st.integers(1, 4), regular),
+)
+"""What remembers, by itself."""
 
 
 def passes_a_mark(tick: Tick, unit: str, marks: list[int]) -> bool:
@@ -36,6 +67,26 @@ def passes_a_mark(tick: Tick, unit: str, marks: list[int]) -> bool:
 
 def at_updates(now: int) -> Tick:
     return Tick(Progress(update=now - 1), Progress(update=now))
+
+
+def elapsed(point: Progress) -> int:
+    """Training time in milliseconds, of which walks are made."""
+    return round(point.seconds * 1000)
+
+
+def counted(point: Progress, unit: str) -> int:
+    """The count in `unit`, seconds in milliseconds; what was never counted stands at 0."""
+    return elapsed(point) if unit == "seconds" else point.count(unit) or 0
+
+
+def amount(unit: str, n: int) -> float:
+    """What an option of a schedule says for `n` of what `counted` counts."""
+    return n / 1000 if unit == "seconds" else n
+
+
+def places(said: list[bool]) -> list[int]:
+    """The places of the ticks of which it was said."""
+    return [place for place, fires in enumerate(said) if fires]
 
 
 # ---------------------------------------------------------------- marks
@@ -53,37 +104,33 @@ def test_every_of_samples_is_growth_of_the_quotient(n: int, walk: Walk) -> None:
     assert answers(every(samples=n), walk.ticks) == grows
 
 
-@given(
-    unit=st.sampled_from(invent.COUNTERS),
-    n=periods,
-    start=st.none() | st.integers(0, 20),
-    walk=invent.walks(),
-)
-def test_every_fires_where_a_multiple_is_passed(
-    unit: str, n: int, start: int | None, walk: Walk
-) -> None:
-    marks = [m for m in range(n if start is None else start, 2000, n) if m > 0]
-    passed = [
-        any((t.before.count(unit) or 0) < m <= (t.now.count(unit) or 0) for m in marks)
-        for t in walk.ticks
+@given(unit=counters, n=periods, start=periods, walk=invent.walks())
+def test_every_fires_where_a_multiple_is_passed(unit: str, n: int, start: int, walk: Walk) -> None:
+    counts = [(counted(tick.before, unit), counted(tick.now, unit)) for tick in walk.ticks]
+    for option, mark in [(None, n), (0, 0), (start, start)]:
+        marks = [m for m in range(mark, counts[-1][1] + 1, n) if m > 0]
+        passed = [any(before < m <= now for m in marks) for before, now in counts]
+        assert answers(every(start=option, **{unit: n}), walk.ticks) == passed
+
+
+@given(ms=st.integers(1, 5000), steps=st.lists(st.integers(0, 2500), max_size=30))
+@example(ms=100, steps=[100] * 30)
+def test_every_of_seconds_neither_drifts_nor_bursts(ms: int, steps: list[int]) -> None:
+    sums = itertools.accumulate((step / 1000 for step in steps), initial=0.0)
+    ticks = [
+        Tick(Progress(seconds=before), Progress(seconds=now))
+        for before, now in itertools.pairwise(sums)
     ]
-    assert answers(every(start=start, **{unit: n}), walk.ticks) == passed
+    exact, marks = itertools.accumulate(steps, initial=0), range(ms, sum(steps) + 1, ms)
+    passed = [
+        any(before < mark <= now for mark in marks) for before, now in itertools.pairwise(exact)
+    ]
+    assert answers(every(seconds=ms / 1000), ticks) == passed
 
 
-@given(ms=st.integers(50, 5000), walk=invent.walks())
-@example(ms=100, walk=Walk(steady(30, seconds=0.1), 1, 5))
-def test_every_of_seconds_neither_drifts_nor_bursts(ms: int, walk: Walk) -> None:
-    def elapsed(point: Progress) -> int:
-        return round(point.seconds * 1000)
-
-    marks = range(ms, 100_000, ms)
-    passed = [any(elapsed(t.before) < m <= elapsed(t.now) for m in marks) for t in walk.ticks]
-    assert answers(every(seconds=ms / 1000), walk.ticks) == passed
-
-
-@given(unit=st.sampled_from(invent.COUNTERS), k=st.integers(1, 60), walk=invent.walks())
+@given(unit=counters, k=st.integers(1, 60), walk=invent.walks())
 def test_at_fires_exactly_once_when_its_point_is_reached(unit: str, k: int, walk: Walk) -> None:
-    reached = (walk.ticks[-1].now.count(unit) or 0) >= k
+    reached = counted(walk.ticks[-1].now, unit) >= k
     assert sum(answers(at(**{unit: k}), walk.ticks)) == reached
 
 
@@ -93,16 +140,14 @@ def test_at_fires_in_the_ticks_that_pass_its_points(points: list[int], walk: Wal
     assert answers(at(samples=points), walk.ticks) == passed
 
 
-@given(schedule=invent.marks, walk=invent.walks(sessions=False), data=st.data())
-def test_marks_are_additive(schedule: Schedule, walk: Walk, data: st.DataObject) -> None:
-    points = [tick.now for tick in walk.ticks]
-    a, b, c = sorted(data.draw(st.integers(0, len(points) - 1)) for _ in range(3))
-    total = walk.ticks[-1].total
-
-    def fires(before: int, now: int) -> bool:
-        return schedule.fires(points[before], points[now], total=total)
-
-    assert fires(a, c) == (fires(a, b) or fires(b, c))
+@given(schedules=st.tuples(regular, marks), walk=invent.walks(sessions=False))
+def test_marks_are_additive(schedules: tuple[Schedule, ...], walk: Walk) -> None:
+    points = [tick.before for tick in walk.updates] + [walk.ticks[-1].now]
+    for schedule in schedules:
+        said = answers(schedule, walk.updates)
+        for a, b in itertools.combinations(range(len(points)), 2):
+            whole = schedule.fires(points[a], points[b], total=walk.ticks[-1].total)
+            assert whole == any(said[a:b])
 
 
 def test_periods_do_not_combine_to_their_least_common_multiple() -> None:
@@ -132,6 +177,12 @@ def test_shares_are_exact_ratios(share: float, total: int) -> None:
 
 # ---------------------------------------------------------------- windows
 
+pairs = st.tuples(st.integers(0, 20), st.integers(0, 30)).map(lambda p: (p[0], p[0] + p[1]))
+times = pairs.map(lambda p: (250 * p[0], 250 * p[1]))
+edges = st.dictionaries(counters, pairs, min_size=1, max_size=3) | (
+    st.fixed_dictionaries({"seconds": times}, optional={"updates": pairs})
+)
+
 
 @given(n=periods, a=st.integers(0, 60), width=st.integers(0, 60))
 def test_a_window_never_shifts_the_phase(n: int, a: int, width: int) -> None:
@@ -143,16 +194,28 @@ def test_a_window_never_shifts_the_phase(n: int, a: int, width: int) -> None:
     assert inside == [u for u in marks if a <= u <= b]
 
 
-@given(marks=invent.marks, window=invent.windows(), walk=invent.walks())
+@given(marks=marks, window=invent.windows(), walk=invent.walks())
 def test_windows_only_drop_marks(marks: Schedule, window: Schedule, walk: Walk) -> None:
     assert set(fired(marks & window, walk.ticks)) <= set(fired(marks, walk.ticks))
 
 
-@given(unit=st.sampled_from(invent.COUNTERS), k=st.integers(0, 60), walk=invent.walks())
+@given(unit=counters, k=st.integers(0, 60), walk=invent.walks())
 def test_until_is_what_after_is_not(unit: str, k: int, walk: Walk) -> None:
-    above = [(tick.now.count(unit) or 0) > k for tick in walk.ticks]
+    above = [counted(tick.now, unit) > k for tick in walk.ticks]
     assert answers(after(**{unit: k}), walk.ticks) == above
     assert answers(until(**{unit: k}), walk.ticks) == [not fires for fires in above]
+
+
+@given(edges=edges, walk=invent.walks())
+def test_a_window_holds_where_all_its_counts_are_inside(
+    edges: dict[str, tuple[int, int]], walk: Walk
+) -> None:
+    window = between(**{u: (amount(u, a), amount(u, b)) for u, (a, b) in edges.items()})
+    inside = [
+        all(a <= counted(tick.now, unit) <= b for unit, (a, b) in edges.items())
+        for tick in walk.ticks
+    ]
+    assert answers(window, walk.ticks) == inside
 
 
 # ---------------------------------------------------------------- algebra
@@ -164,6 +227,17 @@ def test_operators_are_pointwise(a: Schedule, b: Schedule, walk: Walk) -> None:
     assert answers(a & b, walk.ticks) == [x and y for x, y in pairs]
     assert answers(a | b, walk.ticks) == [x or y for x, y in pairs]
     assert answers(~a, walk.ticks) == [not x for x, _ in pairs]
+
+
+@given(a=regular | invent.schedules, b=regular, n=st.integers(1, 4), walk=invent.walks())
+def test_what_remembers_is_stepped_whatever_the_others_say(
+    a: Schedule, b: Schedule, n: int, walk: Walk
+) -> None:
+    said = answers(a, walk.ticks)
+    for counting in (first(n, b), skip(n, b)):
+        counts = answers(counting, walk.ticks)
+        assert answers(a & counting, walk.ticks) == list(map(operator.and_, said, counts))
+        assert answers(a | counting, walk.ticks) == list(map(operator.or_, said, counts))
 
 
 @given(a=invent.schedules, b=invent.schedules, c=invent.schedules, walk=invent.walks())
@@ -184,7 +258,7 @@ def test_joining_is_associative(a: Schedule, b: Schedule, c: Schedule) -> None:
     assert (a | b) | c == a | (b | c)
 
 
-@given(schedule=invent.memoryless_schedules, walk=invent.walks())
+@given(schedule=marks | invent.memoryless_schedules, walk=invent.walks())
 def test_what_remembers_nothing_answers_from_the_tick_alone(schedule: Schedule, walk: Walk) -> None:
     assert schedule.initial is None
     alone = [
@@ -196,10 +270,123 @@ def test_what_remembers_nothing_answers_from_the_tick_alone(schedule: Schedule, 
     assert alone == answers(schedule, walk.ticks)
 
 
+# ---------------------------------------------------------------- events
+
+TICKS_OF_EVENTS = {
+    always: ["start", "update", "end"],
+    never: [],
+    each_session: ["start"],
+    once_at_end: ["end"],
+}
+
+
+@given(walk=invent.walks())
+def test_events_name_their_ticks(walk: Walk) -> None:
+    for schedule, events in TICKS_OF_EVENTS.items():
+        assert answers(schedule, walk.ticks) == [tick.event in events for tick in walk.ticks]
+    assert places(answers(once_at_start, walk.ticks)) == [0]
+
+
+# ---------------------------------------------------------------- firings remembered
+
+
+@given(n=st.integers(1, 5), schedule=invent.schedules, walk=invent.walks())
+def test_first_and_skip_part_the_firings_at_the_nth(n: int, schedule: Schedule, walk: Walk) -> None:
+    firings = places(answers(schedule, walk.ticks))
+    assert places(answers(first(n, schedule), walk.ticks)) == firings[:n]
+    assert places(answers(skip(n, schedule), walk.ticks)) == firings[n:]
+
+
+@given(
+    schedule=st.just(always) | invent.schedules,
+    unit=st.sampled_from((*invent.COUNTERS, "seconds")),
+    n=periods,
+    walk=invent.walks(),
+)
+def test_a_cooldown_takes_each_firing_that_is_far_from_those_taken(
+    schedule: Schedule, unit: str, n: int, walk: Walk
+) -> None:
+    distance = 250 * n if unit == "seconds" else n
+    counts = [counted(tick.now, unit) for tick in walk.ticks]
+    taken: list[int] = []
+    for place in places(answers(schedule, walk.ticks)):
+        if all(counts[place] - counts[other] >= distance for other in taken):
+            taken.append(place)
+    rested = cooldown(schedule, **{unit: amount(unit, distance)})
+    assert places(answers(rested, walk.ticks)) == taken
+
+
+# ---------------------------------------------------------------- metrics
+
+BETTER: dict[str, Any] = {"loss/val": "min", "accuracy": "max"}
+
+values = st.lists(st.none() | invent.metric_values, max_size=20)
+"""What a metric comes to at each update; None where it wasn't produced."""
+
+
+def new_bests(metric: str, values: list[float | None], delta: float) -> list[int]:
+    """The places of the finite values that are better than all new bests before, by the delta."""
+    sign = {"min": -1, "max": 1}[BETTER[metric]]
+    bests: dict[int, float] = {}
+    for place, value in enumerate(values):
+        if value is None or not math.isfinite(value):
+            continue
+        if all(sign * value - sign * best > delta for best in bests.values()):
+            bests[place] = value
+    return list(bests)
+
+
+@given(metric=metrics, walk=invent.walks())
+def test_when_alone_fires_where_its_metric_is_produced(metric: str, walk: Walk) -> None:
+    assert answers(when(metric), walk.ticks) == [metric in tick.fresh for tick in walk.ticks]
+
+
+@given(values=values, limit=st.integers(-2, 2))
+def test_when_compares_the_values_produced(values: list[float | None], limit: int) -> None:
+    ticks = invent.reports("loss/val", values)
+    produced = {place: value for place, value in enumerate(values) if value is not None}
+    below = [place for place, value in produced.items() if value < limit]
+    equal = [place for place, value in produced.items() if value == limit]
+    above = [place for place, value in produced.items() if value > limit]
+    for comparison, expected in {
+        "<": below,
+        "<=": below + equal,
+        ">": above,
+        ">=": above + equal,
+        "==": equal,
+        "!=": set(produced) - set(equal),
+    }.items():
+        schedule = when("loss/val", comparison, limit)
+        assert places(answers(schedule, ticks)) == sorted(expected)
+
+
+@given(metric=metrics, values=values, delta=deltas)
+def test_an_improvement_is_a_new_best(
+    metric: str, values: list[float | None], delta: float
+) -> None:
+    ticks, bests = invent.reports(metric, values), new_bests(metric, values, delta)
+    for mode in ("auto", BETTER[metric]):
+        schedule = on_improvement(metric, mode=mode, min_delta=delta)
+        assert places(answers(schedule, ticks)) == bests
+
+
+@given(metric=metrics, values=values, patience=st.integers(1, 4), delta=deltas)
+def test_a_plateau_is_each_nth_value_since_the_last_best(
+    metric: str, values: list[float | None], patience: int, delta: float
+) -> None:
+    bounds = [-1, *new_bests(metric, values, delta), len(values)]
+    expected: list[int] = []
+    for best, following in itertools.pairwise(bounds):
+        stale = [place for place in range(best + 1, following) if values[place] is not None]
+        expected += stale[patience - 1 :: patience]
+    schedule = on_plateau(metric, patience=patience, min_delta=delta)
+    assert places(answers(schedule, invent.reports(metric, values))) == expected
+
+
 # ---------------------------------------------------------------- splitting a run
 
 
-@given(schedule=invent.schedules, walk=invent.walks(), data=st.data())
+@given(schedule=remembering | invent.schedules, walk=invent.walks(), data=st.data())
 def test_a_split_run_fires_as_the_unbroken_one(
     schedule: Schedule, walk: Walk, data: st.DataObject
 ) -> None:
@@ -214,18 +401,16 @@ def test_a_split_run_fires_as_the_unbroken_one(
     assert said == answers(schedule, walk.ticks)
 
 
-@given(schedule=invent.marks | invent.windows(), walk=invent.walks())
-def test_a_restart_changes_no_firing(schedule: Schedule, walk: Walk) -> None:
-    unbroken = [
-        schedule.fires(
-            Progress(b.epoch, b.update, b.sample, b.seconds, 1, b.counters),
-            Progress(n.epoch, n.update, n.sample, n.seconds, 1, n.counters),
-            total=tick.total,
-        )
-        for tick in walk.updates
-        for b, n in [(tick.before, tick.now)]
-    ]
-    assert unbroken == answers(schedule, walk.updates)
+@given(mark=marks, window=invent.windows(), walk=invent.walks())
+def test_a_restart_changes_no_firing(mark: Schedule, window: Schedule, walk: Walk) -> None:
+    def during(tick: Tick, session: int) -> Tick:
+        before, now = (replace(point, session=session) for point in (tick.before, tick.now))
+        return replace(tick, before=before, now=now)
+
+    unbroken = [during(tick, 1) for tick in walk.updates]
+    restarted = [during(tick, session) for session, tick in enumerate(walk.updates, start=1)]
+    for schedule in (mark, window, every(updates=1) & window):
+        assert answers(schedule, restarted) == answers(schedule, unbroken)
 
 
 def storable(memory: Any) -> bool:
@@ -234,7 +419,7 @@ def storable(memory: Any) -> bool:
     return memory is None or type(memory) in (bool, int, float, str)
 
 
-@given(schedule=invent.schedules, walk=invent.walks())
+@given(schedule=remembering | invent.schedules, walk=invent.walks())
 def test_memory_is_made_of_plain_values(schedule: Schedule, walk: Walk) -> None:
     memory = schedule.initial
     for tick in walk.ticks:
@@ -246,26 +431,62 @@ def test_memory_is_made_of_plain_values(schedule: Schedule, walk: Walk) -> None:
 
 # ---------------------------------------------------------------- looking ahead
 
+opened = st.builds(lambda unit, k: after(**{unit: k}), counters, periods)
+shares = st.builds(lambda share: every(fraction=share), invent.fractions) | st.builds(
+    lambda points: at(fraction=points), st.lists(invent.fractions, min_size=1, max_size=3)
+)
+foreseen = regular | listed | opened
+"""Schedules that often know how far ahead of a point they fire next."""
 
-@given(schedule=invent.plain | invent.schedules, walk=invent.walks(), data=st.data())
+
+def paces(walk: Walk) -> tuple[dict[str, Any], ...]:
+    """What may be known about the ticks to come, from nothing to all."""
+    total = {"total": walk.ticks[-1].total}
+    per_update, per_epoch = walk.samples_per_update, walk.updates_per_epoch
+    known = {"samples_per_update": per_update, "updates_per_epoch": per_epoch}
+    return {}, total, total | known
+
+
+def moves(schedule: Schedule, ticks: tuple[Tick, ...]) -> list[bool]:
+    """Whether the schedule fires or its memory changes, tick by tick."""
+    memory, moved = schedule.initial, []
+    for tick in ticks:
+        fires, kept = schedule.step(tick, memory)
+        moved.append(fires or kept != memory)
+        memory = kept
+    return moved
+
+
+def assert_skips_nothing(schedule: Schedule, walk: Walk) -> None:
+    """From no point of the run does the schedule look ahead beyond a tick in which it moves."""
+    ticks = [walk.ticks[place] for place in places(moves(schedule, walk.ticks))]
+    moved = [tick.now.update for tick in ticks if tick.event == "update"]
+    for tick, pace in itertools.product(walk.ticks, paces(walk)):
+        bound = schedule.next_update(tick.now, **pace)
+        assert bound is None or bound > tick.now.update
+        following = [update for update in moved if update > tick.now.update]
+        assert not following or (bound is not None and bound <= following[0])
+
+
+@given(schedule=remembering | invent.schedules, walk=invent.walks())
 def test_next_update_skips_no_firing_and_no_change_of_memory(
-    schedule: Schedule, walk: Walk, data: st.DataObject
+    schedule: Schedule, walk: Walk
 ) -> None:
-    pace: dict[str, Any] = {"total": walk.ticks[-1].total}
-    if data.draw(st.booleans()):
-        pace["samples_per_update"] = walk.samples_per_update
-        pace["updates_per_epoch"] = walk.updates_per_epoch
-    memory, bound = schedule.initial, schedule.next_update(walk.ticks[0].now, **pace)
-    for tick in walk.ticks:
-        fires, after_tick = schedule.step(tick, memory)
-        if tick.event == "update" and (bound is None or tick.now.update < bound):
-            assert not fires
-            assert after_tick == memory
-        else:
-            # Asked here, so looked ahead from here; elsewhere the bound must hold on.
-            bound = schedule.next_update(tick.now, **pace)
-            assert bound is None or bound > tick.now.update
-        memory = after_tick
+    assert_skips_nothing(schedule, walk)
+
+
+@given(schedules=st.tuples(regular, listed, opened, shares, invent.windows()), walk=invent.walks())
+def test_next_update_skips_no_mark_and_no_entrance(
+    schedules: tuple[Schedule, ...], walk: Walk
+) -> None:
+    for schedule in schedules:
+        assert_skips_nothing(schedule, walk)
+
+
+@given(a=foreseen, b=foreseen, n=st.integers(1, 4), walk=invent.walks())
+def test_next_update_looks_into_every_part(a: Schedule, b: Schedule, n: int, walk: Walk) -> None:
+    for schedule in (a | b, ~a, first(n, a) & b, first(n, a) | b, cooldown(a | b, updates=n)):
+        assert_skips_nothing(schedule, walk)
 
 
 @given(n=periods, start=st.none() | st.integers(0, 40), now=updates)
@@ -292,15 +513,40 @@ def test_next_update_is_exact_for_epochs_of_one_length(e: int, now: int, length:
     assert bound == next(u for u in range(now + 1, 400) if u % (e * length) == 0)
 
 
+@given(
+    a=foreseen | invent.memoryless_schedules,
+    b=foreseen | invent.memoryless_schedules,
+    walk=invent.walks(),
+)
+def test_a_conjunction_is_asked_no_sooner_than_any_of_its_parts(
+    a: Schedule, b: Schedule, walk: Walk
+) -> None:
+    for tick, pace in itertools.product(walk.ticks, paces(walk)):
+        both = (a & b).next_update(tick.now, **pace)
+        for part in (a, b):
+            alone = part.next_update(tick.now, **pace)
+            assert both is None or (alone is not None and both >= alone)
+
+
 # ---------------------------------------------------------------- text and values
 
 
-@given(schedule=invent.schedules)
+@given(schedule=regular | invent.schedules)
 def test_text_round_trip(schedule: Schedule) -> None:
     again = parse(str(schedule))
     assert again == schedule
     assert str(again) == str(schedule)
     assert hash(again) == hash(schedule)
+
+
+@given(schedule=regular | invent.schedules)
+def test_text_is_the_python_that_builds_the_schedule(schedule: Schedule) -> None:
+    assert eval(str(schedule), vars(noether.schedules).copy()) == schedule
+
+
+@given(a=invent.schedules, b=invent.schedules, c=invent.schedules)
+def test_operators_bind_in_text_as_in_python(a: Schedule, b: Schedule, c: Schedule) -> None:
+    assert parse(f"({a}) | ({b}) & ~({c}) & ({a}) | ({b})") == a | b & ~c & a | b
 
 
 @given(schedule=invent.schedules, walk=invent.walks())
@@ -310,7 +556,31 @@ def test_copies_are_equal_and_answer_alike(schedule: Schedule, walk: Walk) -> No
         assert answers(again, walk.ticks) == answers(schedule, walk.ticks)
 
 
-@given(text=st.text(max_size=60) | st.text("()[]~&|,=\"'\\.019_-+/ eval(ytfirsn)", max_size=60))
+SIGNS = "()[]~&|,=\"'\\.019_-+/ eval(ytfirsn)"
+
+numerals = st.text("0123456789e._-/", max_size=9) | st.sampled_from(["1/3", "1/0", "1e400"])
+values_in_text = numerals | st.sampled_from(["[]", "[1, 2]", "(1, 2)", "None", "'a'", "never"])
+calls = st.builds(
+    "{}({}={})".format,
+    st.sampled_from(["every", "at", "after", "between", "first", "when", "cooldown", "always"]),
+    st.sampled_from(["updates", "samples", "minutes", "fraction", "tokens", "n", "start"]),
+    values_in_text,
+)
+"""Calls with an argument that may suit or not."""
+
+
+@st.composite
+def misspelt(draw: st.DrawFn) -> str:
+    """The text of a schedule, a stretch of it replaced."""
+    text = str(draw(invent.schedules))
+    start, end = sorted(draw(st.integers(0, len(text))) for _ in range(2))
+    return text[:start] + draw(st.text(SIGNS, max_size=9)) + text[end:]
+
+
+@example(text="every(seconds=1/0)")
+@example(text="every(updates=" + "9" * 5000 + ")")
+@example(text="always & when('a' ")
+@given(text=st.text(max_size=60) | st.text(SIGNS, max_size=60) | calls | misspelt())
 def test_any_text_is_a_schedule_or_a_value_error(text: str) -> None:
     try:
         schedule = parse(text)
