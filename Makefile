@@ -22,7 +22,7 @@ test: install
 deep: install
 	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest -n 2 --dist worksteal \
 		tests/laws/test_schedules.py tests/laws/test_agenda.py tests/laws/test_fold.py \
-		tests/forecast tests/plan tests/schedules tests/testing
+		tests/forecast
 
 bench: install
 	$(BIN)/python benchmarks/dispatch.py

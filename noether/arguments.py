@@ -166,11 +166,11 @@ def uncounted(pipeline: Pipeline, known: Collection[str]) -> Iterator[tuple[int,
         if callback.schedule is None:
             continue
         for name in sorted(counters(callback.schedule.expression) - set(known)):
-            hint = f" {suggestion(name, known)}" if known else ""
+            units = suggestion(name, {*KNOWN, *known})
             yield (
                 position,
-                f"{callback.name!r}: nothing counts {name}, of which {callback.schedule} has its "
-                f"marks; give `counters` a function of a batch for it.{hint}",
+                f"{callback.name!r}: {callback.schedule}: {name} is no unit, and nothing counts "
+                f"it. {units} Or give `counters` a function of a batch for it.",
             )
 
 

@@ -88,7 +88,7 @@ def nothing(state: TrainState) -> None: ...
 
 
 def test_a_schedule_of_what_nothing_counts_is_refused_before_training() -> None:
-    with pytest.raises(ConfigurationError, match=r"nothing counts token,.*Did you mean tokens\?"):
+    with pytest.raises(ConfigurationError, match=r"token is no unit.*Did you mean tokens\?"):
         train(every(token=7)(hook(nothing)))
 
 
@@ -130,7 +130,9 @@ def test_a_counter_is_declared_in_yaml(
     assert main(["train", str(config), *allow]) == code
     told = capsys.readouterr()
     if code:
-        assert f"{config}:8: callbacks.0: 'checkpoint': nothing counts token" in told.err
+        assert (
+            f"{config}:9: callbacks.0.schedule: 'checkpoint': every(token=1000): token" in told.err
+        )
         return
     assert main(["plan", str(config), *allow]) == 0
     assert "checkpoint  by tokens" in capsys.readouterr().out

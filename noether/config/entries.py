@@ -123,14 +123,22 @@ def unknown_datasets(
 
 
 def uncounted_units(
-    callbacks: Sequence[tuple[int, Callback]], counters: Collection[str]
+    callbacks: Sequence[tuple[int, Callback]], entries: Any, counters: Collection[str]
 ) -> list[Mistake]:
-    """Schedules in units that the run does not count."""
+    """Schedules in units that the run does not count, where they are written."""
     from noether.arguments import uncounted  # torch, late
 
     pipeline = tuple(callback for _, callback in callbacks)
-    wrong = uncounted(pipeline, counters)
-    return [Mistake((callbacks[position][0],), message) for position, message in wrong]
+    mistakes = []
+    for position, message in uncounted(pipeline, counters):
+        index = callbacks[position][0]
+        mistakes.append(Mistake((index, *written_schedule(entries[index])), message))
+    return mistakes
+
+
+def written_schedule(entry: Mapping[str, Any]) -> list[str]:
+    """The key of an entry that says when it runs, if it has one."""
+    return [key for key in entry if key in (*EVERY, "schedule")][:1]
 
 
 def may_write(entry: Any, metric: str) -> bool:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from noether.callback import Pipeline
 from noether.config.document import open_document
 from noether.config.entries import (
-    EVERY,
     flow_mistakes,
     read_entries,
     uncounted_units,
     unknown_datasets,
+    written_schedule,
 )
 from noether.config.hints import Mistake
 from noether.config.overrides import Places, dotted, overridden
@@ -161,13 +161,9 @@ class Reading:
             return {}
         entries, _ = read_entries(written, self.allow)
         return {
-            callback.name: self.places.of(
-                (
-                    "callbacks",
-                    index,
-                    *(key for key in written[index] if key in (*EVERY, "schedule")),
-                )
-            )[2]
+            callback.name: self.places.of(("callbacks", index, *written_schedule(written[index])))[
+                2
+            ]
             for index, callback in entries
         }
 
@@ -226,7 +222,7 @@ class Reading:
         entries, mistakes = read_entries(written, self.allow)
         if parts["datasets"] is not None:
             mistakes += unknown_datasets(entries, written, parts["datasets"])
-        mistakes += uncounted_units(entries, parts.get("counters") or {})
+        mistakes += uncounted_units(entries, written, parts.get("counters") or {})
         pipeline = tuple(callback for _, callback in entries)
         defaults = self.defaults(options, pipeline)
         # Without data the horizon is unknown, and with it the labels of the default losses.

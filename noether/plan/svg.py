@@ -41,10 +41,15 @@ def svg(plan: Plan) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" '
         f'width="{width:g}" height="{height:g}" role="img">\n'
-        f"<title>{escape(', '.join(f.callback.name for f in found))}</title>\n"
+        f"<title>{legible(', '.join(f.callback.name for f in found))}</title>\n"
         f"<style>{STYLE}</style>\n"
         f'<rect class="paper" width="100%" height="100%"/>\n' + "\n".join(body) + "\n</svg>\n"
     )
+
+
+def legible(text: str) -> str:
+    """Text as XML takes it, which has no place for control characters."""
+    return escape("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))
 
 
 def across(update: float, plan: Plan) -> float:
@@ -83,8 +88,8 @@ def row(found: Forecast, plan: Plan, left: float, top: float) -> Iterator[str]:
     callback = found.callback
     said = "every tick" if callback.schedule is None else str(callback.schedule)
     title = said if callback.name == said else f"{callback.name}: {said}"
-    yield f"<g><title>{escape(title)}</title>"
-    yield f'<text x="{MARGIN}" y="{middle + 4:g}">{escape(callback.name)}</text>'
+    yield f"<g><title>{legible(title)}</title>"
+    yield f'<text x="{MARGIN}" y="{middle + 4:g}">{legible(callback.name)}</text>'
     ends = f'x1="{left:.1f}" x2="{left + WIDTH:.1f}" y1="{middle:g}" y2="{middle:g}"'
     yield f'<line class="line" {ends}/>'
     yield from ticks(plan, left, middle)

@@ -53,13 +53,14 @@ def walked(schedule: Schedule, along: Line) -> tuple[bool, list[int], bool]:
 
     now = Progress()
     opening, memory = schedule.step(Tick(now, now, "start", along.total), schedule.initial)
+    last = opening
     for _ in range(along.start):
         before, now = now, moved(now)
-        _, memory = schedule.step(Tick(before, now, "update", along.total), memory)
+        last, memory = schedule.step(Tick(before, now, "update", along.total), memory)
     if along.session > 1:
         now = replace(now, session=along.session)
         opening, _ = schedule.step(Tick(now, now, "start", along.total), memory)
-    fired, last = [], opening
+    fired = []
     while now.update < along.total.update:
         before, now = now, moved(now)
         last, memory = schedule.step(Tick(before, now, "update", along.total), memory)
