@@ -11,9 +11,10 @@ from typing import Any
 
 from noether import Callback, DataPass, Progress, Schedule, TrainState, every, stateful, when
 from noether.agenda import agenda
-from noether.fold import Carry, begin, compiled, tick
+from noether.fold import begin, compiled, tick
 from noether.plan import plan
 from noether.schedules.schedule import Pace
+from noether.turn import Carry
 
 DORMANT = (1, 100, 10_000)
 LENGTHS = (10_000, 1_000_000, 100_000_000)

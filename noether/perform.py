@@ -14,11 +14,12 @@ from noether.checkpoint.encoding import encode
 from noether.console import Console
 from noether.effects import Do, Load, Log, Save, Say, Set, Write
 from noether.errors import CheckpointError, NonFiniteError, suggestion
-from noether.fold import Carry, Failure, Outcome, Request
+from noether.fold import Outcome
 from noether.journal import row
 from noether.loop import Course, judge
 from noether.machine import Machine, apply_setting, weights_are_finite
 from noether.storage import writing
+from noether.turn import Carry, Failure, Request
 
 MAX_FAILED_SAVES = 3
 

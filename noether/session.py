@@ -14,13 +14,13 @@ from noether.agenda import Agenda, agenda
 from noether.callback import DataPass, Pipeline
 from noether.effects import Save
 from noether.feed import Feed, pace
-from noether.fold import Carry, Failure, Fold, Request
 from noether.loop import judge, reached, snapshots
 from noether.perform import World, perform, save, show, tell_failures
 from noether.progress import Progress
 from noether.schedules import Tick
 from noether.signals import Signals
 from noether.state import Event, TrainState
+from noether.turn import Carry, Failure, Fold, Request
 
 HEARTBEAT = 10.0
 """Seconds between two writings of `status.json`."""

@@ -19,13 +19,13 @@ from noether.checkpoint.retention import clean, prune
 from noether.effects import Save
 from noether.errors import CheckpointError, ConfigurationError, RunLockedError
 from noether.feed import to_device
-from noether.fold import Carry, Request
 from noether.journal import Journal, open_journal
 from noether.loop import Course
 from noether.machine import Machine, reconfigure
 from noether.progress import Progress
 from noether.randomness import capture
 from noether.rundir import CHECKPOINTS, Lock, lock, new_run, probe, read_status, runs, write_status
+from noether.turn import Carry, Request
 
 WEIGHTS, STATE, CONFIG = "weights.pt", "state.pt", "config.yaml"
 

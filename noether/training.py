@@ -19,7 +19,6 @@ from noether.console import Console
 from noether.defaults import with_defaults
 from noether.errors import ConfigurationError
 from noether.feed import Feed, feed, horizon
-from noether.fold import Carry
 from noether.loop import Clock, Course, reached
 from noether.machine import machine
 from noether.perform import World, save
@@ -30,6 +29,7 @@ from noether.schedules import Schedule
 from noether.session import Session, core_save, lived, write_status
 from noether.signals import Signals, listening
 from noether.state import TrainState
+from noether.turn import Carry
 
 FEED = ("batch_size", "accumulate", "collate", "seed", "shuffle", "drop_last", "counters")
 DEFAULTS = ("defaults", "log", "track")

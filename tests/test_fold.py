@@ -32,9 +32,10 @@ from noether import (
     when,
 )
 from noether.agenda import agenda
-from noether.fold import Carry, Outcome, begin, compiled, due_early, leave, passage, tick
+from noether.fold import Outcome, begin, compiled, due_early, leave, passage, tick
 from noether.schedules import Tick
 from noether.schedules.schedule import Pace
+from noether.turn import Carry
 from tests.strategies import net, samples, sgd, squared_error
 
 START = TrainState("start", Progress(), Progress())

@@ -13,7 +13,7 @@ from noether import fold as folding
 from noether.callback import HOOKS, Callback, Hook, chain
 from noether.dataflow import matches, needed, writes
 from noether.effects import Log
-from noether.fold import Carry, Failure, Outcome
+from noether.fold import Outcome
 from noether.schedules import Schedule
 from noether.state import TrainState
 from noether.testing.hook_laws import check_call
@@ -24,6 +24,7 @@ from noether.testing.states import States, snapshots
 from noether.testing.traces import trace
 from noether.testing.walks import names
 from noether.testing.watching import Raises, told, watched
+from noether.turn import Carry, Failure
 
 OTHERS = ("other/loss", "other/accuracy")
 """Metrics that are reported beside those that a callback declares to read."""

@@ -13,11 +13,12 @@ from noether.callback import HOOKS, Callback, DataPass, Pipeline
 from noether.checkpoint.encoding import decode, encode, memory_types
 from noether.dataflow import matches, needed, writes
 from noether.effects import Effect, Log
-from noether.fold import Carry, Fold, Outcome
+from noether.fold import Outcome
 from noether.schedules import Tick
 from noether.schedules.schedule import Pace
 from noether.state import TrainState
 from noether.testing.states import coming
+from noether.turn import Carry, Fold
 
 REPORTER = "reported elsewhere"
 """The callback that reports what the snapshots' metrics say."""

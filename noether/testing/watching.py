@@ -11,12 +11,12 @@ from torch import Tensor
 from noether.callback import HOOKS, Callback, Hook
 from noether.dataflow import matches, needed, writes
 from noether.effects import Effect
-from noether.fold import EFFECTS, effects_of
 from noether.randomness import capture
 from noether.state import ModelView, TrainState
 from noether.testing.laws import BrokenLaw
 from noether.testing.playing import types_of
 from noether.testing.traces import trace
+from noether.turn import EFFECTS, effects_of
 
 Raises = tuple[type[Exception], ...]
 

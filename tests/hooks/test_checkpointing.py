@@ -21,7 +21,8 @@ from noether import (
     once_at_end,
 )
 from noether.checkpoint.manifest import Manifest, candidates
-from noether.fold import Carry, Fold, begin, compiled, tick
+from noether.fold import begin, compiled, tick
+from noether.turn import Carry, Fold
 from tests.strategies import net, samples, sgd, squared_error
 
 

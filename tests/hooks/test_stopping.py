@@ -19,7 +19,8 @@ from noether import (
     hook,
     hooks,
 )
-from noether.fold import Carry, begin, compiled, tick
+from noether.fold import begin, compiled, tick
+from noether.turn import Carry
 from tests.strategies import net, samples, sgd, squared_error
 
 

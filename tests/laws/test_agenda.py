@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 
 from noether import Callback, chain, first, skip
 from noether.agenda import agenda
-from noether.fold import Carry, begin, compiled, tick
+from noether.fold import begin, compiled, tick
 from noether.schedules import Schedule
 from noether.schedules.schedule import Pace
+from noether.turn import Carry
 from tests import strategies as invent
 from tests.laws.test_fold import kept, pipelines, recorded, reporter, serve, told
 from tests.strategies import Walk

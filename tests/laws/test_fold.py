@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from noether import Callback, DataPass, Log, Say, Stop, TrainState, chain, every, hooks
-from noether.fold import Carry, Fold, Outcome, begin, compiled, tick
+from noether.fold import Outcome, begin, compiled, tick
 from noether.schedules import Schedule, Tick
+from noether.turn import Carry, Fold
 from tests import strategies as invent
 from tests.strategies import Walk
 

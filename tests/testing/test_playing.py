@@ -21,10 +21,11 @@ from noether import (
     stateful,
 )
 from noether.effects import Effect
-from noether.fold import Carry, begin
+from noether.fold import begin
 from noether.testing import asked, snapshots
 from noether.testing.playing import folded, parted, played, restored, stored
 from noether.testing.traces import trace
+from noether.turn import Carry
 
 FEW = settings(max_examples=20)
 States = tuple[TrainState, ...]

@@ -1,0 +1,230 @@
+"""One snapshot's turn: hooks called one after the other, their answers gathered."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from heapq import heappop, heappush
+from typing import Any, get_args
+
+import torch
+
+from noether.agenda import Agenda, due, woken
+from noether.callback import Callback, DataPass, Pipeline
+from noether.dataflow import matches
+from noether.effects import Effect, Log, Write
+from noether.metrics import check_metric, numbers
+from noether.state import TrainState
+
+EFFECTS = get_args(Effect)
+Serve = Callable[[DataPass], Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """An effect, and the callback and hook that asked for it; None: a firing that asked nothing."""
+
+    by: str
+    hook: str
+    effect: Effect | None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A hook that raised."""
+
+    callback: Callback
+    hook: str
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class Carry:
+    """What the fold hands on from snapshot to snapshot; a checkpoint holds it."""
+
+    memories: Mapping[str, Any] = field(default_factory=dict)
+    schedules: Mapping[str, Any] = field(default_factory=dict)
+    """Memories of the schedules that remember, by callback, each beside the schedule's text."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    fired: frozenset[str] = frozenset()
+    """The callbacks whose schedule fired at the last counts; the closing tick spares them."""
+    stops: tuple[str, ...] = ()
+    """Reasons to end the run that have been given; a resumed run is bound by them too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """A pipeline in dataflow order, compiled into one tuple of callbacks per hook."""
+
+    pipeline: Pipeline
+    having: Mapping[str, Pipeline]
+    early: Pipeline
+    """Callbacks whose schedule is asked before the update is made."""
+    needs: Mapping[str, frozenset[str]]
+
+
+@dataclass(slots=True)
+class Turn:
+    """The working memory of one snapshot's fold."""
+
+    fold: Fold
+    carry: Carry
+    state: TrainState
+    serve: Serve
+    memories: dict[str, Any] = field(default_factory=dict)
+    """Those that have changed in this tick."""
+    schedules: dict[str, Any] = field(default_factory=dict)
+    """Memories of schedules that have been stepped in this tick."""
+    agenda: Agenda | None = None
+    asking: list[int] = field(default_factory=list)
+    """Positions of scheduled callbacks still to be asked, as a heap."""
+    pending: dict[str, Any] = field(default_factory=dict)
+    """Metrics logged but not yet read from the device."""
+    sources: dict[str, str] = field(default_factory=dict)
+    requests: list[Request] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    fired: set[str] = field(default_factory=set)
+
+
+def run_all(turn: Turn, hook: str) -> None:
+    """Run one hook of every callback that has it."""
+    for callback in turn.fold.having[hook]:
+        run(turn, callback, hook)
+
+
+def run_scheduled(turn: Turn) -> None:
+    """Ask the schedules that may fire, in the fold's order, and run those hooks that do."""
+    scheduled = turn.fold.having["on_schedule"]
+    if turn.agenda is None:
+        turn.asking = list(range(len(scheduled)))
+    else:
+        turn.asking = due(turn.agenda, turn.state.now, turn.state.fresh | turn.pending.keys())
+    last = -1
+    while turn.asking:
+        position = heappop(turn.asking)
+        # What a metric wakes too late in the order is not asked, nor anything twice.
+        if position > last:
+            _ask(turn, scheduled[position])
+        last = max(last, position)
+
+
+def _ask(turn: Turn, callback: Callback) -> None:
+    """Run the callback if its schedule fires and has not fired at these counts already."""
+    if turn.pending and _looks(turn, callback):
+        read(turn)
+    question = (callback, turn.state, turn.carry.schedules, turn.schedules)
+    if not guarded(turn, callback, "schedule", asked, *question):
+        return
+    if turn.state.event == "end" and callback.name in turn.carry.fired:
+        return
+    turn.fired.add(callback.name)
+    run(turn, callback, "on_schedule")
+
+
+def asked(
+    callback: Callback, moment: Any, earlier: Mapping[str, Any], stepped: dict[str, Any]
+) -> bool:
+    """Whether the callback's schedule fires; one that remembers has its memory in `stepped`."""
+    schedule = callback.schedule
+    if schedule is None:
+        return True
+    if schedule.initial is None:
+        return schedule.asks(moment)
+    text, memory = earlier[callback.name]
+    fires, memory = schedule.step(moment, memory)
+    stepped[callback.name] = (text, memory)
+    return fires
+
+
+def _looks(turn: Turn, callback: Callback) -> bool:
+    """Whether the callback may look at a metric that is still on the device."""
+    if callback.reads is None:
+        return True
+    wanted = (*turn.fold.needs[callback.name], *callback.reads_optional)
+    return any(matches(metric, wanted) for metric in turn.pending)
+
+
+UNCONDITIONAL = ("before_training", "after_training", "on_exception")
+
+
+def run(turn: Turn, callback: Callback, hook: str) -> None:
+    """Run a callback's hook, if the metrics that it needs have been written."""
+    if turn.pending and _looks(turn, callback):
+        read(turn)
+    known = turn.state.metrics.keys()
+    if hook not in UNCONDITIONAL and not turn.fold.needs[callback.name] <= known:
+        return
+    before = len(turn.requests)
+    answer = guarded(turn, callback, hook, _call, turn, callback, hook)
+    guarded(turn, callback, hook, _accept, turn, callback, hook, answer)
+    if hook == "on_schedule" and len(turn.requests) == before:
+        turn.requests.append(Request(callback.name, hook, None))
+
+
+def _call(turn: Turn, callback: Callback, hook: str) -> Any:
+    state = turn.state
+    if callback.data is not None and hook in ("on_schedule", "at_evaluation"):
+        state = replace(state, results=turn.serve(callback.data))
+    function = getattr(callback, hook)
+    with torch.no_grad():
+        if callback.init is None:
+            return effects_of(function(state))
+        name = callback.name
+        earlier = turn.memories if name in turn.memories else turn.carry.memories
+        answer = function(state, earlier[name])
+        pair = isinstance(answer, tuple) and len(answer) == 2
+        if not pair or isinstance(answer[0], EFFECTS):
+            raise TypeError(f"a stateful hook returns (memory, effects), not {answer!r}")
+        turn.memories[name], effects = answer
+        return effects_of(effects)
+
+
+def _accept(turn: Turn, callback: Callback, hook: str, answer: Any) -> None:
+    for effect in answer or ():
+        if isinstance(effect, Log):
+            effect = _logged(turn, callback, effect)
+        elif isinstance(effect, Write):
+            effect = replace(effect, name=effect.name.replace("{I}", callback.label))
+        turn.requests.append(Request(callback.name, hook, effect))
+
+
+def effects_of(answer: Any) -> Iterable[Effect]:
+    """The effects in what a hook returned: None, one effect, or an iterable of them."""
+    if answer is None:
+        return ()
+    if isinstance(answer, EFFECTS):
+        return (answer,)
+    effects = tuple(answer) if isinstance(answer, Iterable) else (answer,)
+    for effect in effects:
+        if not isinstance(effect, EFFECTS):
+            raise TypeError(f"a hook returns None, an effect or effects, not {effect!r}")
+    return effects
+
+
+def _logged(turn: Turn, callback: Callback, log: Log) -> Log:
+    metrics = {key.replace("{I}", callback.label): value for key, value in log.metrics.items()}
+    for key, value in metrics.items():
+        check_metric(key, value)
+        if turn.sources.setdefault(key, callback.name) != callback.name:
+            raise ValueError(f"{turn.sources[key]!r} wrote {key} already; a metric has one writer")
+    turn.pending.update(metrics)
+    if turn.agenda is not None:
+        for position in woken(turn.agenda, metrics):
+            heappush(turn.asking, position)
+    return replace(log, metrics=metrics)
+
+
+def read(turn: Turn) -> None:
+    """Turn what was logged into plain numbers, with one transfer for all of them."""
+    if turn.pending:
+        fresh = turn.state.fresh | turn.pending.keys()
+        metrics = {**turn.state.metrics, **numbers(turn.pending)}
+        turn.state = replace(turn.state, metrics=metrics, fresh=fresh)
+        turn.pending.clear()
+
+
+def guarded(turn: Turn, callback: Callback, hook: str, function: Any, *args: Any) -> Any:
+    """What the function gives; None where it raises, which is then one of the turn's failures."""
+    try:
+        return function(*args)
+    except Exception as error:
+        turn.failures.append(Failure(callback, hook, error))
+        return None
