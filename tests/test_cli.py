@@ -1,17 +1,12 @@
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
-from xml.etree import ElementTree
 
 import pytest
 
 from noether import hooks
 from noether.cli import main
-from noether.journal import read
-from tests import sample_project
 
 ROOT = Path(__file__).parent.parent
 ALLOW = ["--allow", "tests.sample_project"]
@@ -244,120 +239,3 @@ def test_a_reader_that_leaves_is_no_error_to_speak_of(tmp_path: Path) -> None:
     done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     os.close(writing)
     assert (done.returncode, done.stderr) == (1, "")
-
-
-# ---------------------------------------------------------------- plan
-
-PLANNED = TEXT.replace("\n- {kind: offline_loss", "\n- {kind: checkpoint}\n- {kind: offline_loss")
-
-
-def plan_of(capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, Any]:
-    assert main(["plan", "c.yaml", "run.dir=runs", "--json", *options, *ALLOW]) == 0
-    found: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return found
-
-
-def test_a_plan_is_what_the_journal_says(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("c.yaml").write_text(PLANNED)
-    plain = ["run.defaults=false"]
-    planned = plan_of(capsys, *plain)
-    assert files(folder) == ["c.yaml"]
-    assert main(["train", "c.yaml", "run.dir=runs", *plain, *ALLOW]) == 0
-    fired = [
-        {
-            **{key: row[key] for key in ("tick", "epoch", "update", "sample")},
-            "fires": list(
-                dict.fromkeys(e["by"] for e in row["effects"] if e["hook"] == "on_schedule")
-            ),
-        }
-        for row in read(folder / "runs/1/journal.jsonl")
-    ]
-    assert planned["calendar"] == [row for row in fired if row["fires"]]
-    assert planned["order"] == [callback["name"] for callback in planned["callbacks"]]
-    counts = {callback["name"]: callback["count"] for callback in planned["callbacks"]}
-    assert counts == {name: sum(name in row["fires"] for row in fired) for name in planned["order"]}
-
-
-def test_a_plan_says_who_reads_what_from_whom(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    reader, validation = "reader", "validation"
-    callbacks = {entry["name"]: entry for entry in plan_of(capsys)["callbacks"]}
-    assert callbacks[reader]["reads"] == ["loss/val/total"]
-    assert callbacks[reader]["reads_from"] == {"loss/val/total": [validation]}
-    assert callbacks[validation]["writes"] == ["loss/val/*"]
-    assert callbacks[validation]["schedule"] == "every(epochs=1)"
-
-
-@pytest.mark.parametrize(
-    ("option", "updates"), [("--updates=5", 5), ("--epochs=3", 6), ("run.until={samples: 9}", 3)]
-)
-def test_a_plan_may_be_of_another_length(
-    folder: Path, capsys: pytest.CaptureFixture[str], option: str, updates: int
-) -> None:
-    assert plan_of(capsys, option)["total"]["update"] == updates
-
-
-def test_a_plan_builds_no_model(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sample_project.MADE.clear()
-    plan_of(capsys)
-    assert [made for made in sample_project.MADE if "linear" in made] == []
-
-
-def test_a_plan_is_drawn(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", "c.yaml", "--svg", "p.svg", *ALLOW]) == 0
-    told = capsys.readouterr().out
-    picture = ElementTree.parse("p.svg").getroot()
-    for name in ("validation", "reader", "progress"):
-        assert name in told
-        assert any(name == text.text for text in picture.iter("{http://www.w3.org/2000/svg}text"))
-    assert files(folder) == ["c.yaml", "p.svg"]
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (["--svg", "missing/p.svg"], "missing/p.svg cannot be written: No such file"),
-        (["--updates=-1"], "--updates -1: expected 0 or more"),
-        (["run.until={seconds: 9}"], "plan with --updates or --epochs"),
-    ],
-)
-def test_what_cannot_be_planned_is_said_in_a_line(
-    folder: Path, capsys: pytest.CaptureFixture[str], options: list[str], said: str
-) -> None:
-    assert main(["plan", "c.yaml", *options, *ALLOW]) == 2
-    [line] = capsys.readouterr().err.splitlines()
-    assert said in line
-
-
-@pytest.mark.parametrize("command", ["plan", "check"])
-def test_what_can_never_run_is_a_warning_at_its_line(
-    folder: Path, capsys: pytest.CaptureFixture[str], command: str
-) -> None:
-    text = TEXT.replace("every_n_epochs: 1", "schedule: every(updates=4) & at(updates=3)")
-    Path("c.yaml").write_text(text)
-    assert main([command, "c.yaml", "run.dir=runs", *ALLOW]) == 0
-    warnings = [w for w in capsys.readouterr().err.splitlines() if "warning" in w]
-    assert warnings == [
-        "c.yaml:10: warning: callback 'validation' can never run: every(updates=4) & at(updates=3) "
-        "never fires: every(updates=4) fires once, at(updates=3) fires once, but never in the "
-        "same tick",
-        "c.yaml:9: warning: callback 'reader' can never run: it needs loss/val/total, and "
-        "'validation' never runs",
-    ]
-
-
-@pytest.mark.parametrize(
-    "schedule",
-    [
-        *("every(updates=0)", "every(epochs=-1)", "every(updates=1.5)", "every(updates=true)"),
-        *("every(parsecs=)", "every(step=3)", "every(updates=1, epochs=2)", "at(fraction=2)"),
-    ],
-)
-def test_a_malformed_schedule_is_an_error_at_its_line(
-    folder: Path, capsys: pytest.CaptureFixture[str], schedule: str
-) -> None:
-    text = TEXT.replace("every_n_epochs: 1", f'schedule: "{schedule}"')
-    Path("c.yaml").write_text(text)
-    assert main(["check", "c.yaml", *ALLOW]) == 2
-    assert capsys.readouterr().err.startswith("c.yaml:10: callbacks.1.schedule: Schedule text,")
