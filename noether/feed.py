@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch.utils.data import default_collate
+from torch.utils.data import TensorDataset, default_collate
 
 from noether.errors import ConfigurationError
 from noether.progress import Progress
+from noether.randomness import aside, seed_sample
 from noether.schedules.schedule import Pace
 
 
@@ -94,18 +95,39 @@ def windows(feed: Feed, epoch: int, offset: int) -> Iterator[Window]:
         yield Window(parts, stop - start, stop == end)
 
 
-def fetch(dataset: Any, indices: Sequence[int], collate: Callable[[list[Any]], Any]) -> Any:
-    """The batch of these samples; an error names the sample it came from."""
-    if hasattr(dataset, "__getitems__"):
-        return collate(dataset.__getitems__(list(indices)))
-    samples = []
-    for index in indices:
-        try:
-            samples.append(dataset[index])
-        except Exception as error:
-            error.add_note(f"while loading sample {index} of {type(dataset).__name__}")
-            raise
-    return collate(samples)
+def fetch(
+    dataset: Any,
+    indices: Sequence[int],
+    collate: Callable[[list[Any]], Any],
+    *,
+    seed: int = 0,
+    epoch: int = 0,
+) -> Any:
+    """The batch of these samples; an error names the sample it came from.
+
+    Python's, torch's and numpy's global generators are seeded for each sample (for each batch,
+    where the data set gives batches), and are afterwards as they were: random augmentation
+    depends on seed, epoch and index alone, and nothing else on it.
+    """
+    if isinstance(dataset, TensorDataset):  # which draws nothing
+        return collate([_sample(dataset, index) for index in indices])
+    with aside():
+        if hasattr(dataset, "__getitems__"):
+            seed_sample(seed, epoch, indices[0])
+            return collate(dataset.__getitems__(list(indices)))
+        samples = []
+        for index in indices:
+            seed_sample(seed, epoch, index)
+            samples.append(_sample(dataset, index))
+        return collate(samples)
+
+
+def _sample(dataset: Any, index: int) -> Any:
+    try:
+        return dataset[index]
+    except Exception as error:
+        error.add_note(f"while loading sample {index} of {type(dataset).__name__}")
+        raise
 
 
 def counted(feed: Feed, batch: Any) -> dict[str, int]:

@@ -98,7 +98,8 @@ def _update(
     for indices in window.micro_batches:
         poll()
         started = course.clock()
-        batch = fetch(feed.dataset, indices, feed.collate)
+        epoch = course.progress.epoch
+        batch = fetch(feed.dataset, indices, feed.collate, seed=feed.seed, epoch=epoch)
         counters.update(counted(feed, batch))
         batch = to_device(batch, machine.device)
         loaded = course.clock()

@@ -4,6 +4,7 @@ import random
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from typing import Any
 
 import torch
@@ -48,3 +49,28 @@ def apart(seed: int) -> Iterator[None]:
         yield
     finally:
         restore(states)
+
+
+@contextmanager
+def aside() -> Iterator[None]:
+    """Whatever is drawn on the CPU inside, the generators are as before afterwards."""
+    numpy = sys.modules.get("numpy")
+    drawn = None if numpy is None else numpy.random.get_state()
+    python, torch_state = random.getstate(), torch.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        torch.set_rng_state(torch_state)
+        if numpy is not None:
+            numpy.random.set_state(drawn)
+
+
+def seed_sample(seed: int, epoch: int, index: int) -> None:
+    """Seed the generators of the CPU by a sample, so that its augmentation is always the same."""
+    digest = sha256(f"{seed}/{epoch}/{index}".encode()).digest()
+    number = int.from_bytes(digest[:8], "big") >> 1
+    random.seed(number)
+    torch.default_generator.manual_seed(number)
+    if (numpy := sys.modules.get("numpy")) is not None:
+        numpy.random.seed(number % 2**32)
