@@ -8,6 +8,7 @@ from noether import passes
 from noether.callback import Callback, Pipeline
 from noether.errors import ConfigurationError, suggestion
 from noether.progress import UNITS, Progress
+from noether.schedules.arguments import MOST
 from noether.schedules.units import KNOWN, counters
 
 PLAIN = (bool, int, float, str, type(None))
@@ -28,7 +29,7 @@ def checked(options: Mapping[str, Any], pipeline: Pipeline, *, built: bool = Tru
     With `built` False model, loss and optimizer are not there yet, and not looked at.
     """
     problems = [
-        *_limits(options["until"]),
+        *limits(options["until"]),
         *_counts(options),
         *_choices(options),
         *(_kinds(options) if built else ()),
@@ -36,7 +37,6 @@ def checked(options: Mapping[str, Any], pipeline: Pipeline, *, built: bool = Tru
         *_directories(options, pipeline),
         *_passes(options["datasets"], pipeline),
         *_counters(options["counters"]),
-        *(message for _, message in uncounted(pipeline, options["counters"] or {}) if built),
     ]
     if problems:
         raise ConfigurationError(problems)
@@ -52,7 +52,8 @@ def is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
-def _limits(until: Any) -> Iterator[str]:
+def limits(until: Any) -> Iterator[str]:
+    """What is wrong with the limits of a run."""
     if not isinstance(until, Mapping) or not until:
         yield f"until is {until!r}; expected at least one limit, such as {{'epochs': 20}}"
         return
@@ -61,6 +62,8 @@ def _limits(until: Any) -> Iterator[str]:
             yield f"until: no unit is named {unit!r}. {suggestion(str(unit), UNITS)}"
         elif not is_number(limit) or not limit >= 0:
             yield f"until: {unit} is {limit!r}; expected a number, 0 or more"
+        elif unit != "seconds" and not limit <= MOST:
+            yield f"until: {unit} is {limit!r}; expected at most {MOST}"
         elif unit != "seconds" and not isinstance(limit, int):
             yield f"until: {unit} is {limit!r}; expected an integer"
 

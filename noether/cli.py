@@ -1,6 +1,7 @@
 """The command line. Torch is imported once a configuration has been parsed, not before."""
 
 import argparse
+import io
 import os
 import shutil
 import sys
@@ -17,6 +18,7 @@ ERROR, CONFIGURATION, PREEMPTED, INTERRUPTED = 1, 2, 75, 130
 
 def main(arguments: Sequence[str]) -> int:
     """Run a command; gives the exit code: 0 done, 1 error, 2 configuration, 75 preempted, 130."""
+    forgive_names()
     options = parsed(arguments)
     try:
         options.command(options)
@@ -38,6 +40,13 @@ def main(arguments: Sequence[str]) -> int:
         return told("preempted; --resume auto goes on from here", PREEMPTED, options)
     except Exception as error:
         return told(f"error: {described(error)}", ERROR, options)
+
+
+def forgive_names() -> None:
+    """Let no name end a command that the terminal has no characters for."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
@@ -170,7 +179,7 @@ def plan(options: argparse.Namespace) -> None:
 
     made = planned(*outlined(run, until=planned_length(options)))
     if options.svg is not None:
-        written(options.svg, svg(made))
+        written(options.svg, svg(made), beside=options.config)
     if options.json:
         sys.stdout.writelines(document(made))
     else:
@@ -183,15 +192,17 @@ def planned_length(options: argparse.Namespace) -> dict[str, int] | None:
     """The limit that takes the place of `run.until`, if one is given."""
     for unit in ("updates", "epochs"):
         number = getattr(options, unit)
-        if number is not None and number < 0:
-            raise ConfigurationError([f"--{unit} {number}: expected 0 or more"])
+        if number is not None and not 0 <= number < 2**63:
+            raise ConfigurationError([f"--{unit} {number}: expected 0 or more, below 2**63"])
         if number is not None:
             return {unit: number}
     return None
 
 
-def written(path: str, text: str) -> None:
-    """Write a file that was asked for."""
+def written(path: str, text: str, *, beside: str) -> None:
+    """Write a file that was asked for, unless that is the one that was read."""
+    if not path or Path(path).resolve() == Path(beside).resolve():
+        raise ConfigurationError([f"--svg {path!r}: give the name of a picture, plan.svg say"])
     try:
         Path(path).write_text(text, encoding="utf-8")
     except OSError as error:

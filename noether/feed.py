@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -132,11 +133,17 @@ def _sample(dataset: Any, index: int) -> Any:
 
 def counted(feed: Feed, batch: Any) -> dict[str, int]:
     """How much of each counter a batch holds; raises ValueError for what is no count."""
-    found = {name: int(count(batch)) for name, count in feed.counters.items()}
-    for name, amount in found.items():
-        if amount < 0:
-            raise ValueError(f"counter {name!r} gave {amount} for a batch; expected 0 or more")
-    return found
+    return {name: _amount(name, count(batch)) for name, count in feed.counters.items()}
+
+
+def _amount(name: str, given: Any) -> int:
+    try:
+        amount = operator.index(given)
+    except TypeError:
+        amount = -1
+    if amount < 0:
+        raise ValueError(f"counter {name!r} gave {given!r} for a batch; expected 0, 1, 2 ...")
+    return amount
 
 
 def to_device(batch: Any, device: torch.device) -> Any:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from noether.agenda import Agenda, due
-from noether.callback import HOOKS, DataPass, Pipeline
+from noether.callback import HOOKS, Callback, DataPass, Pipeline
 from noether.dataflow import needed, order
 from noether.effects import Stop
 from noether.errors import HookError
@@ -103,11 +103,21 @@ def tick(
 
 
 def due_early(agenda: Agenda, moment: Tick, carry: Carry) -> tuple[Pipeline, Carry]:
-    """The callbacks of `early` that will fire within the update about to be made."""
+    """The callbacks of `early` that will fire within the update about to be made.
+
+    Raises HookError where a schedule raises.
+    """
     asking = [agenda.pipeline[position] for position in sorted(due(agenda, moment.now))]
     stepped: dict[str, Any] = {}
-    firing = tuple(c for c in asking if asked(c, moment, carry.schedules, stepped))
+    firing = tuple(c for c in asking if _fires(c, moment, carry, stepped))
     return firing, replace(carry, schedules=_merged(carry.schedules, stepped))
+
+
+def _fires(callback: Callback, moment: Tick, carry: Carry, stepped: dict[str, Any]) -> bool:
+    try:
+        return asked(callback, moment, carry.schedules, stepped)
+    except Exception as error:
+        raise hook_error(Failure(callback, "schedule", error), moment) from error
 
 
 def passage(fold: Fold, state: TrainState, carry: Carry, firing: Pipeline) -> Outcome:
@@ -134,7 +144,7 @@ def leave(fold: Fold, state: TrainState, carry: Carry, *hooks: str) -> Outcome:
     return _outcome(turn, keep=False)
 
 
-def hook_error(failure: Failure, state: TrainState) -> HookError:
+def hook_error(failure: Failure, state: TrainState | Tick) -> HookError:
     """The error that ends a run, naming callback, hook and progress."""
     now = state.now
     return HookError(

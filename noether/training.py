@@ -11,7 +11,7 @@ from typing import Any
 from noether import dataflow, forecast
 from noether import fold as folding
 from noether import store as storage
-from noether.arguments import check_horizon, checked, described_run
+from noether.arguments import check_horizon, checked, described_run, uncounted
 from noether.callback import Callback, Pipeline, chain
 from noether.checkpoint import newest
 from noether.checkpoint.retention import summary
@@ -124,6 +124,8 @@ def laid_out(options: Mapping[str, Any], pipeline: Pipeline) -> tuple[Feed, Prog
     saves = options["run_dir"] is not None
     pipeline = with_defaults(pipeline, total, saves=saves, **chosen(options, DEFAULTS))
     check_horizon(pipeline, total)
+    if stray := [message for _, message in uncounted(pipeline, options["counters"] or {})]:
+        raise ConfigurationError(stray)
     if not served.updates_per_epoch and not reached(Progress(), options["until"]):
         raise ConfigurationError([f"the training set's {served.length} samples make no update"])
     return served, total, dataflow.order(pipeline)

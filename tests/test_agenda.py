@@ -10,6 +10,7 @@ import pytest
 import noether
 from noether import (
     Callback,
+    HookError,
     Log,
     Schedule,
     TrainState,
@@ -22,6 +23,7 @@ from noether import (
     once_at_end,
     until,
     when,
+    where,
 )
 from noether.checkpoint import newest
 from noether.journal import read
@@ -136,3 +138,14 @@ def test_a_run_resumed_with_other_updates_misses_no_epoch(
     rows = [row for row in read(tmp_path / "2" / "journal.jsonl") if row["tick"] == "update"]
     ends = [b["update"] for a, b in itertools.pairwise(rows) if b["epoch"] > a["epoch"]]
     assert set(ends) <= {update for _, update in fired}
+
+
+def broken(moment: Any) -> bool:
+    raise ValueError("boom")
+
+
+@pytest.mark.parametrize("point", ["tick", "before_update"])
+def test_a_predicate_that_raises_is_named_with_its_callback(point: Any) -> None:
+    early = hook(lambda state: None, point=point).named("early")
+    with pytest.raises(HookError, match="callback 'early', schedule, at update .*boom"):
+        train(where(broken)(early))

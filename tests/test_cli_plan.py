@@ -382,3 +382,47 @@ def test_a_config_of_ten_million_updates_is_planned(folder: Path, capsys: CAPTUR
     counts = {words[0]: words[1] for words in reversed(lines) if len(words) > 1}
     # Three updates an epoch: every seventh from update 35 on, and the closing tick.
     assert (counts["validation"], counts["x"]) == ("3333333", str(10_000_000 // 7 - 4 + 1))
+
+
+def test_a_picture_never_takes_the_place_of_the_configuration(
+    folder: Path, capsys: CAPTURE
+) -> None:
+    text = Path("c.yaml").read_text()
+    for path in ("c.yaml", str(folder / "c.yaml"), ""):
+        assert main(["plan", "c.yaml", "--svg", path, *ALLOW]) == 2
+        assert "give the name of a picture" in capsys.readouterr().err
+    assert Path("c.yaml").read_text() == text
+
+
+def test_a_name_that_the_terminal_cannot_write_ends_nothing(folder: Path) -> None:
+    for command in ("plan", "check"):
+        told = in_process(
+            command, "c.yaml", "callbacks.0.name=é", *ALLOW, cwd=folder, PYTHONIOENCODING="ascii"
+        )
+        assert (told.returncode, told.stderr) == (0, "")
+        assert "\\xe9" in told.stdout
+
+
+@pytest.mark.parametrize("given", ["", "5", "{}"])
+def test_callbacks_that_are_no_list_are_one_error(
+    folder: Path, capsys: CAPTURE, given: str
+) -> None:
+    assert main(["check", "c.yaml", f"callbacks={given}", *ALLOW]) == 2
+    assert "callbacks: expected a list" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"until": {"epoch": 5}}, "no unit is named 'epoch'"),
+        ({"until": {}}, "expected at least one limit"),
+        ({"until": {"updates": 10**30}}, "expected at most"),
+        ({"until": {"epochs": 1}, "batch_size": 0}, "batch_size is 0"),
+        ({"until": {"epochs": 1}, "samples": 0}, "samples is 0"),
+    ],
+)
+def test_what_cannot_be_planned_in_python_is_refused_with_the_reason(
+    options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        plan((), **{"samples": 5, **options})

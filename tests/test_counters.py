@@ -77,6 +77,7 @@ def test_a_counter_goes_on_after_a_resume(tmp_path: Path) -> None:
         ({"two words": positive}, "'two words' can't name a counter"),
         ({"tokens": 3}, "tokens is 3; expected a function of a batch"),
         ([positive], "counters is a list; expected names to functions"),
+        ({5: positive}, "5 can't name a counter"),
     ],
 )
 def test_what_cannot_count_is_refused_before_training(counters: Any, message: str) -> None:
@@ -97,9 +98,15 @@ def test_counts_are_not_known_within_an_update() -> None:
         train(every(tokens=7)(hook(nothing, point="before_update")))
 
 
-def test_a_count_below_zero_ends_the_run() -> None:
-    with pytest.raises(ValueError, match="counter 'tokens' gave -1 for a batch"):
-        train(counters={"tokens": lambda batch: -1})
+@pytest.mark.parametrize("amount", [-1, 1.7, "x", None])
+def test_what_is_no_count_ends_the_run(amount: Any) -> None:
+    with pytest.raises(ValueError, match=f"counter 'tokens' gave {amount!r} for a batch"):
+        train(counters={"tokens": lambda batch: amount})
+
+
+def test_the_default_callbacks_too_count_only_what_is_counted() -> None:
+    with pytest.raises(ConfigurationError, match="words is no unit"):
+        train(log=every(words=5), defaults=True)
 
 
 TEXT = """\

@@ -151,21 +151,12 @@ class Reading:
         arguments = {**options, "optimizer": optimizer, "config": self.config}
         if "lr_scheduler" in self.config:
             arguments["lr_scheduler"] = self.recipe("lr_scheduler", supplied="optimizer")
-        arguments["callbacks"] = self.callbacks(options, parts)
-        return Run(arguments["callbacks"], self.config, arguments, parts, self.where())
+        arguments["callbacks"], where = self.callbacks(options, parts)
+        return Run(arguments["callbacks"], self.config, arguments, parts, where)
 
-    def where(self) -> dict[str, str]:
-        """Where each callback's schedule stands, or its entry, if nothing is wrong with any."""
-        written = self.config.get("callbacks", [])
-        if self.mistakes or not isinstance(written, list):
-            return {}
-        entries, _ = read_entries(written, self.allow)
-        return {
-            callback.name: self.places.of(("callbacks", index, *written_schedule(written[index])))[
-                2
-            ]
-            for index, callback in entries
-        }
+    def address(self, *path: str | int) -> str:
+        """FILE:LINE of a part of the configuration."""
+        return self.places.of(path)[2]
 
     def note(self, message: str, *path: str | int) -> None:
         self.mistakes.append(Mistake(path, message))
@@ -178,7 +169,7 @@ class Reading:
                 self.note("missing; expected a mapping with a `kind`", *path)
                 return None
             entry = entry[step]
-        where = self.places.of(path)[2]
+        where = self.address(*path)
         recipe, mistakes = read_recipe(entry, self.allow, supplied=supplied, where=where)
         self.mistakes.extend(mistake.under(*path) for mistake in mistakes)
         return recipe
@@ -200,6 +191,11 @@ class Reading:
             return self.recipe("loss")
         return Summed({name: self.recipe("loss", name) for name in entry})
 
+    def options_written(self) -> Mapping[str, Any]:
+        """What stands in `run:`; nothing if that is no mapping."""
+        entry = self.config.get("run", {})
+        return entry if isinstance(entry, Mapping) else {}
+
     def options(self) -> dict[str, Any]:
         """The keywords of `train` in `run:`; those that are wrong left out."""
         from noether.training import train  # torch, late
@@ -209,20 +205,27 @@ class Reading:
         entry = self.config.get("run", {})
         if not isinstance(entry, Mapping):
             self.note(f"expected a mapping, found {found(entry)}", "run")
-            return {}
-        values, mistakes = structured(taken, entry, partial(read_recipe, allow=self.allow))
+        values, mistakes = structured(
+            taken, self.options_written(), partial(read_recipe, allow=self.allow)
+        )
         self.mistakes.extend(mistake.under("run") for mistake in mistakes)
         if "dir" in values:
             values["run_dir"] = values.pop("dir")
         return values
 
-    def callbacks(self, options: Mapping[str, Any], parts: Mapping[str, Any]) -> Pipeline:
-        """The pipeline of `callbacks:`, checked together with the default callbacks."""
+    def callbacks(
+        self, options: Mapping[str, Any], parts: Mapping[str, Any]
+    ) -> tuple[Pipeline, dict[str, str]]:
+        """The pipeline of `callbacks:`, checked together with the default callbacks, and where
+        each of them says when it runs.
+        """
         written = self.config.get("callbacks", [])
         entries, mistakes = read_entries(written, self.allow)
+        written = written if isinstance(written, list) else []
         if parts["datasets"] is not None:
             mistakes += unknown_datasets(entries, written, parts["datasets"])
-        mistakes += uncounted_units(entries, written, parts.get("counters") or {})
+        counters = parts.get("counters") or self.options_written().get("counters") or {}
+        mistakes += uncounted_units(entries, written, counters)
         pipeline = tuple(callback for _, callback in entries)
         defaults = self.defaults(options, pipeline)
         # Without data the horizon is unknown, and with it the labels of the default losses.
@@ -232,7 +235,10 @@ class Reading:
         mistakes += flow_mistakes(entries, defaults, excused=unlabelled, unread=unread)
         self.mistakes.extend(mistake.under("callbacks") for mistake in mistakes)
         self.check_values(options, pipeline)
-        return pipeline
+        return pipeline, {
+            callback.name: self.address("callbacks", index, *written_schedule(written[index]))
+            for index, callback in entries
+        }
 
     def defaults(self, options: Mapping[str, Any], pipeline: Pipeline) -> Pipeline:
         """The callbacks that training adds by itself."""

@@ -29,7 +29,8 @@ def rehearse(run: Run) -> tuple[Feed, Progress, Pipeline]:
 
 def outlined(run: Run, until: Mapping[str, float] | None = None) -> tuple[Feed, Progress, Pipeline]:
     """As `rehearse`, but only the training set is built; `until` takes the place of the run's."""
-    options = completed({**run.arguments, "model": None, "train_set": run.parts["train_set"]()})
+    parts = {"train_set": run.parts["train_set"](), "counters": run.parts.get("counters")}
+    options = completed({**run.arguments, "model": None, **parts})
     return laid_out({**options, **({"until": until} if until else {})}, run.callbacks)
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from noether.callback import Callback, Pipeline
 from noether.dataflow import needed, writers
-from noether.forecast.firing import Line, firings, jumps
+from noether.forecast.firing import Line, answers, firings, jumps
 from noether.forecast.known import possibly, reporting, union
 from noether.progress import UNITS
 from noether.schedules import Schedule, never
@@ -54,15 +54,20 @@ def mute(callback: Callback) -> bool:
 
 def ever(schedule: Schedule, line: Line, *, boundaries: bool = True) -> bool:
     """Whether a schedule of counts fires at all, in this session or when a later one opens."""
-    resumed = replace(line, session=line.session + 1)
-    ticks = [
-        *(line.tick("start", line.start), line.tick("end", line.stop)),
-        resumed.tick("start", line.start),
-    ]
-    if boundaries and any(schedule.asks(tick) for tick in ticks):
-        return True
-    memory = schedule.initial
-    return any(fires for _, fires, _ in jumps(schedule, line, line.start, line.stop, memory))
+    resumed = replace(line, start=line.stop, session=line.session + 1)
+    return bool(
+        soon(schedule, line)
+        or answers(schedule, line, boundaries=boundaries).count
+        or (boundaries and answers(schedule, resumed, boundaries=True).opening)
+    )
+
+
+def soon(schedule: Schedule, line: Line) -> bool:
+    """Whether one that remembers fires in an update of a fresh session; found without the rest."""
+    if schedule.initial is None or line.start:
+        return False
+    _, memory = schedule.step(line.tick("start", 0), schedule.initial)
+    return any(fires for _, fires, _ in jumps(schedule, line, 0, line.stop, memory))
 
 
 def reason(schedule: Schedule, point: str, line: Line) -> str:
@@ -71,6 +76,8 @@ def reason(schedule: Schedule, point: str, line: Line) -> str:
         return why(schedule, line)
     if point != "tick":
         return f"a hook at {point} runs within updates, not on the opening or the closing tick"
+    if not schedule.reads:
+        return "not on the ticks of this session"
     return f"on no tick where it could is {', '.join(sorted(schedule.reads))} produced"
 
 

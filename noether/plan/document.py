@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
+from noether.callback import HOOKS
 from noether.forecast import Forecast
 from noether.plan.calendar import calendar
 from noether.plan.planning import Plan
@@ -38,6 +39,7 @@ def described(found: Forecast, plan: Plan) -> dict[str, Any]:
     return {
         "name": callback.name,
         "schedule": None if callback.schedule is None else str(callback.schedule),
+        "hooks": [hook for hook in HOOKS if getattr(callback, hook) is not None],
         "reads": list(sources),
         "reads_from": sources,
         "writes": [key.replace("{I}", callback.label) for key in callback.writes or ()],

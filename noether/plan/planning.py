@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from noether import dataflow
+from noether.arguments import is_count, limits
 from noether.callback import Callback, chain
 from noether.errors import ConfigurationError
 from noether.feed import Feed, feed, horizon
@@ -42,7 +43,10 @@ def planned(
     """
     if total.update is None:
         raise ConfigurationError(
-            ["run.until: seconds alone don't say how many updates; plan with --updates or --epochs"]
+            [
+                "until: seconds alone don't say how many updates there will be; give a limit in "
+                "epochs, updates or samples (on the command line --epochs or --updates)"
+            ]
         )
     along = line(served, total, start=start, session=session)
     ordered = tuple(pipeline)
@@ -61,12 +65,22 @@ def plan(
 
     until: limits among epochs, updates and samples, as `noether.train` takes them.
 
+    Raises ConfigurationError for what `noether.train` would refuse.
+
     >>> from noether import Callback, every
     >>> report = Callback("report", on_schedule=lambda state: None, schedule=every(epochs=2))
     >>> found = plan(report, samples=100, batch_size=10, until={"epochs": 7})
     >>> [(f.callback.name, list(f.sure)) for f in found.forecasts]
     [('report', [20, 40, 60])]
     """
+    wrong = list(limits(until))
+    wrong += [
+        f"{name} is {value!r}; expected a positive integer"
+        for name, value in (("samples", samples), ("batch_size", batch_size))
+        if not is_count(value)
+    ]
+    if wrong:
+        raise ConfigurationError(wrong)
     options: dict[str, Any] = {"accumulate": 1, "collate": None, "seed": 0, "shuffle": False}
     served = feed(range(samples), batch_size=batch_size, drop_last=drop_last, **options)
     pipeline = chain(callbacks if isinstance(callbacks, Callback) else tuple(callbacks))

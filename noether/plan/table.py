@@ -65,7 +65,11 @@ def first(plan: Plan) -> list[str]:
 def coincidences(plan: Plan) -> list[str]:
     """The ticks at which most callbacks fire together."""
     found = busiest(plan, TOGETHER, within=SEARCHED)
-    return ["most at once", *told(sorted(found, key=lambda e: e.now.update))] if found else []
+    if not found:
+        return []
+    many = sum(forecast.sure.count for forecast in plan.forecasts) > SEARCHED
+    of = f", of the first {SEARCHED:,} ticks" if many else ""
+    return [f"most at once{of}", *told(sorted(found, key=lambda e: e.now.update))]
 
 
 def told(entries: Sequence[Entry]) -> list[str]:
