@@ -147,5 +147,5 @@ def broken(moment: Any) -> bool:
 @pytest.mark.parametrize("point", ["tick", "before_update"])
 def test_a_predicate_that_raises_is_named_with_its_callback(point: Any) -> None:
     early = hook(lambda state: None, point=point).named("early")
-    with pytest.raises(HookError, match="callback 'early', schedule, at update .*boom"):
+    with pytest.raises(HookError, match=r"callback 'early', schedule, at update .*boom"):
         train(where(broken)(early))
