@@ -167,7 +167,7 @@ def check(options: argparse.Namespace) -> None:
 def warned(run: Any, found: Iterable[tuple[str, str]]) -> None:
     """Say on stderr which callbacks can never run, where the file says so, and why."""
     for name, why in found:
-        where = f"{run.where[name]}: " if name in run.where else ""
+        where = f"{run.places[name]}: " if name in run.places else ""
         print(f"{where}warning: callback {name!r} can never run: {why}", file=sys.stderr)
 
 

@@ -107,7 +107,10 @@ def due_early(agenda: Agenda, moment: Tick, carry: Carry) -> tuple[Pipeline, Car
 
     Raises HookError where a schedule raises.
     """
-    asking = [agenda.pipeline[position] for position in sorted(due(agenda, moment.now))]
+    positions = due(agenda, moment.now)
+    if not positions:
+        return (), carry
+    asking = [agenda.pipeline[position] for position in sorted(positions)]
     stepped: dict[str, Any] = {}
     firing = tuple(c for c in asking if _fires(c, moment, carry, stepped))
     return firing, replace(carry, schedules=_merged(carry.schedules, stepped))

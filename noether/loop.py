@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -93,15 +93,12 @@ def _update(
     events = wanted(course.progress, coming)
     losses: dict[str, Tensor] = {}
     outputs: Any = None
-    counters = Counter(course.progress.counters)
+    counters = Counter[str]()
     timings = dict.fromkeys(("data_wait", "forward_backward", "update"), 0.0)
     for indices in window.micro_batches:
         poll()
         started = course.clock()
-        epoch = course.progress.epoch
-        batch = fetch(feed.dataset, indices, feed.collate, seed=feed.seed, epoch=epoch)
-        counters.update(counted(feed, batch))
-        batch = to_device(batch, machine.device)
+        batch = _loaded(machine, feed, indices, course.progress.epoch, counters)
         loaded = course.clock()
         share = len(indices) / window.samples
         parts, outputs = backward(machine, batch, share)
@@ -124,11 +121,22 @@ def _update(
         machine.scheduler.step()
     ended = course.clock()
     timings["update"] = ended - started
-    coming = replace(coming, counters=dict(counters))
+    if feed.counters:
+        counters.update(coming.counters)
+        coming = replace(coming, counters=dict(counters))
     before, course.progress = course.progress, _timed(course, coming, ended)
     course.offset = 0 if window.closes_epoch else course.offset + window.samples
     state = _snapshot(machine, base, "update", before, course.progress)
     yield replace(state, performed=performed, losses=losses, outputs=outputs, timings=timings)
+
+
+def _loaded(
+    machine: Machine, feed: Feed, indices: Sequence[int], epoch: int, counters: Counter[str]
+) -> Any:
+    """A micro-batch on the device, what it holds added to the counters."""
+    batch = fetch(feed.dataset, indices, feed.collate, seed=feed.seed, epoch=epoch)
+    counters.update(counted(feed, batch))
+    return to_device(batch, machine.device)
 
 
 def advanced(progress: Progress, window: Window) -> Progress:

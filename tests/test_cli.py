@@ -7,9 +7,8 @@ import pytest
 
 from noether import hooks
 from noether.cli import main
+from tests.command import ALLOW, ROOT, files, in_process, placed
 
-ROOT = Path(__file__).parent.parent
-ALLOW = ["--allow", "tests.sample_project"]
 TEXT = """\
 run: {until: {epochs: 2}, batch_size: 4}
 model: {kind: tests.sample_project.linear}
@@ -27,24 +26,7 @@ callbacks:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory, with a configuration in it."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
-    Path("c.yaml").write_text(TEXT)
-    return tmp_path
-
-
-def files(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
-
-def in_process(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "noether", *command],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+    return placed(TEXT, tmp_path, monkeypatch)
 
 
 # ---------------------------------------------------------------- check

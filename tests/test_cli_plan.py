@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,9 +17,7 @@ from noether.errors import ConfigurationError
 from noether.journal import read
 from noether.plan import plan
 from tests import sample_project
-
-ROOT = Path(__file__).parent.parent
-ALLOW = ["--allow", "tests.sample_project"]
+from tests.command import ALLOW, files, in_process, placed
 
 TEXT = """\
 run: {dir: runs, until: {epochs: 3}, batch_size: 3}
@@ -47,14 +43,7 @@ CAPTURE = pytest.CaptureFixture[str]
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory, with a configuration in it."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
-    Path("c.yaml").write_text(TEXT)
-    return tmp_path
-
-
-def files(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    return placed(TEXT, tmp_path, monkeypatch)
 
 
 def as_json(capsys: CAPTURE, *command: str) -> dict[str, Any]:
@@ -211,19 +200,6 @@ def test_a_picture_that_cannot_be_written_is_one_line(
     (line,) = capsys.readouterr().err.splitlines()
     assert path in line
     assert files(folder) == ["c.yaml"]
-
-
-def in_process(
-    *command: str, cwd: Path, stdout: int = subprocess.PIPE, **variables: str
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "noether", *command],
-        stdout=stdout,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
-    )
 
 
 def test_a_reader_that_leaves_is_no_error_to_speak_of(folder: Path) -> None:

@@ -22,10 +22,12 @@ from noether import (
     always,
     at,
     chain,
+    each_session,
     every,
     hooks,
     never,
     once_at_end,
+    once_at_start,
     when,
     where,
 )
@@ -446,6 +448,52 @@ def test_over_sessions_too_what_is_unsure_lies_between(drawn: tuple[Case, list[M
     for forecast in case.plan().forecasts:
         there = {u for tick, u in fired(case, rows, forecast.callback.name) if tick == "update"}
         assert set(forecast.sure) <= there <= set(forecast.possible)
+
+
+@pytest.mark.parametrize("schedule", [each_session, ~every(updates=1)])
+def test_what_is_first_written_as_a_session_is_resumed_is_read_in_that_tick_alone(
+    schedule: Schedule,
+) -> None:
+    late = Part("late", schedule, reads=("by/writer",), writes=("by/late",))
+    writer = replace(WRITER, schedule=every(updates=1))
+    case = Case(1, 1, 1, {"updates": 3}, False, (writer, late, Part("last", reads=("by/late",))))
+    rows = lived(case, [("before_update", 2)])
+    assert opened(told(case, rows)) == opened(foretold(case, case.plan()))
+    assert told(case, [row for row in rows if row["session"] == 2]) == foretold(
+        case, case.plan(start=1, session=2)
+    )
+
+
+@pytest.mark.parametrize("hook", ["before_training", "on_schedule"])
+def test_what_a_resumed_opening_alone_writes_is_gone_after_it(hook: str) -> None:
+    writer = replace(WRITER, hooks=(hook,), schedule=each_session & ~once_at_start)
+    case = Case(1, 1, 1, {"updates": 3}, False, (writer, READER))
+    rows = lived(case, [("before_update", 2)])
+    assert told(case, [row for row in rows if row["session"] == 2]) == foretold(
+        case, case.plan(start=1, session=2)
+    )
+
+
+def test_what_only_the_closing_tick_writes_is_not_there_when_a_run_is_resumed() -> None:
+    writer = replace(WRITER, schedule=once_at_end)
+    case = Case(1, 1, 1, {"updates": 3}, False, (writer, READER))
+    rows = lived(case, [("before_update", 2)])
+    assert told(case, [row for row in rows if row["session"] == 2]) == foretold(
+        case, case.plan(start=1, session=2)
+    )
+
+
+@pytest.mark.parametrize("point", ["after_update", "after_training"])
+@pytest.mark.parametrize("schedule", [always, ~every(epochs=1), ~always, once_at_end])
+def test_a_session_that_only_closes_the_run_closes_it_as_the_unbroken_one(
+    schedule: Schedule, point: str
+) -> None:
+    case = Case(3, 1, 1, {"epochs": 1}, False, (Part("a", schedule),))
+    rows = lived(case, [(point, 3)])
+    assert opened(told(case, rows)) == opened(foretold(case, case.plan()))
+    assert told(case, [row for row in rows if row["session"] == 2]) == foretold(
+        case, case.plan(start=3, session=2)
+    )
 
 
 @settings(FEW, max_examples=max(5, FEW.max_examples // 2))

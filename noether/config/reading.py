@@ -47,7 +47,7 @@ class Run:
     """Keyword arguments of `noether.train` that need no building."""
     parts: Mapping[str, Any]
     """The recipes of model, train_set, datasets and loss, or mappings from name to recipe."""
-    where: Mapping[str, str] = field(default_factory=dict, compare=False)
+    places: Mapping[str, str] = field(default_factory=dict, compare=False)
     """By the name of a callback, where the file says when it runs: FILE:LINE."""
 
     def build(self) -> dict[str, Any]:

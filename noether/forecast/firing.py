@@ -6,7 +6,8 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from noether.feed import Feed, pace, reckoned
-from noether.forecast.rhythm import Scale, rhythm, settle
+from noether.forecast.memories import moved, relative
+from noether.forecast.rhythm import edges, period, scaled, settle
 from noether.forecast.stretches import Firings, Stretch
 from noether.progress import Progress
 from noether.schedules import Schedule, Tick
@@ -95,33 +96,56 @@ def kept(schedule: Schedule, line: Line, *, boundaries: bool) -> Memory:
 
 def repeating(schedule: Schedule, line: Line, memory: Memory) -> tuple[list[Stretch], Memory]:
     """Its firings between the edges of its rhythm, and its memory after them."""
-    scale = Scale(line.feed, int(line.total.update))
-    found = rhythm(schedule, scale)
+    scale = scaled(schedule, line.feed, int(line.total.update))
+    inner = sorted(edge for edge in edges(schedule, scale) if line.start < edge < line.stop)
     stretches: list[Stretch] = []
-    edges = [line.start, *sorted(e for e in found.edges if line.start < e < line.stop), line.stop]
-    for start, stop in pairwise(edges):
-        settled, period = schedule, found.period or stop - start
+    for start, stop in pairwise([line.start, *inner, line.stop]):
         if schedule.initial is None:
             settled = settle(schedule, line.tick("update", start + 1), scale)
-            period = rhythm(settled, scale).period or stop - start
-        while start < stop:
-            whole, memory = stretch(settled, line, start, stop, period, memory)
-            stretches.append(whole)
-            start = whole.stop
+            length = period(settled, scale)
+            once, _ = asked(settled, line, start, min(start + length, stop), memory)
+            stretches.append(Stretch(start, stop, length, once))
+        else:
+            length = period(schedule, scale)
+            cycles, memory = cycling(schedule, line, start, stop, length, memory)
+            stretches += cycles
     return stretches, memory
 
 
-def stretch(
-    schedule: Schedule, line: Line, start: int, stop: int, period: int, memory: Memory
-) -> tuple[Stretch, Memory]:
-    """The firings of one period, in all whole ones to come if its memory is then as before."""
-    pattern, before, end = [], memory, min(start + period, stop)
-    for update, fires, stepped in jumps(schedule, line, start, end, memory):
+def cycling(
+    schedule: Schedule, line: Line, start: int, stop: int, every: int, memory: Memory
+) -> tuple[list[Stretch], Memory]:
+    """The firings of a schedule that remembers, so many updates at a time until its memory, seen
+    from there, comes again.
+    """
+    stretches: list[Stretch] = []
+    seen: dict[Any, int] = {}
+    while start < stop:
+        begun = seen.setdefault(relative(schedule, memory, line.at(start)), start)
+        length = start - begun
+        if length and start + length <= stop:
+            end = stop - (stop - start) % length
+            pattern = tuple(u - begun for s in stretches if s.start >= begun for u in s)
+            stretches.append(Stretch(start, end, length, pattern))
+            memory = moved(schedule, memory, line.at(start), line.at(end))
+        else:
+            end = min(start + every, stop)
+            pattern, memory = asked(schedule, line, start, end, memory)
+            stretches.append(Stretch(start, end, every, pattern))
+        start = end
+    return stretches, memory
+
+
+def asked(
+    schedule: Schedule, line: Line, start: int, stop: int, memory: Memory
+) -> tuple[tuple[int, ...], Memory]:
+    """The firings from `start` to `stop` as offsets, and the memory after them."""
+    pattern = []
+    for update, fires, stepped in jumps(schedule, line, start, stop, memory):
         memory = stepped
         if fires:
             pattern.append(update - start)
-    periods = (stop - start) // period if memory == before else 1
-    return Stretch(start, max(start + periods * period, end), period, tuple(pattern)), memory
+    return tuple(pattern), memory
 
 
 def jumps(

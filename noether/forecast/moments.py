@@ -60,7 +60,8 @@ def plain(hook: str, since: int, line: Line) -> int:
 
 
 def first(found: Firings, place: int, line: Line) -> int:
-    """The moment of the first firing of a scheduled hook."""
-    if found.opening:
+    """The moment of a scheduled hook's first firing that leaves a trace."""
+    if found.opening and line.session == 1:
         return moment(line.start, place)
-    return moment(next(iter(found), line.stop + 1), place) if found.count else NEVER
+    update = next(iter(found), line.stop + 1)
+    return moment(update, place) if update <= line.stop or found.closing else NEVER

@@ -3,87 +3,97 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from noether.callback import Callback, Pipeline
+from noether.callback import Pipeline
 from noether.dataflow import needed, writers
-from noether.forecast.firing import Line, answers, firings, jumps
-from noether.forecast.known import possibly, reporting, union
+from noether.forecast.firing import Line, firings
+from noether.forecast.known import possibly
+from noether.forecast.moments import NEVER
+from noether.forecast.pipeline import Forecast, forecast
+from noether.forecast.rhythm import leaves
+from noether.forecast.stretches import Firings
 from noether.progress import UNITS
 from noether.schedules import Schedule, never
 
+BEGINNING = 10_000
+"""Updates in which most callbacks of most runs fire at least once."""
+
 
 def warnings(pipeline: Pipeline, line: Line) -> Iterator[tuple[str, str]]:
-    """The callbacks that can never run in this run, by name, and why.
+    """The callbacks of a pipeline that can never run in this run, by name, and why.
 
-    The pipeline is in the fold's order. A schedule that is just `never` is taken at its word.
+    What fires early is not looked at further, so that no run waits for the forecast of all of it.
     """
-    silent: set[str] = set()
+    length = BEGINNING
+    while line.start + length < line.stop:
+        early = forecast(pipeline, replace(line, stop=line.start + length))
+        if all(found.callback.on_schedule is None or begins(found.possible) for found in early):
+            return iter(())
+        length *= 10
+    return silent(forecast(pipeline, line), line)
+
+
+def begins(found: Firings) -> bool:
+    """Whether something fires before the closing tick."""
+    return found.opening or next(iter(found), None) is not None
+
+
+def silent(forecasts: Sequence[Forecast], line: Line) -> Iterator[tuple[str, str]]:
+    """The callbacks that by these forecasts can never run, by name, and why.
+
+    A schedule that is just `never` is taken at its word; one that a later session's opening tick
+    may fire is not warned of, nor what waits for it.
+    """
     if line.stop == line.start:  # a run without updates, which everyone sees
         return
-    for position, callback in enumerate(pipeline):
-        why = silence(callback, pipeline[:position], silent, line)
-        if why is not None:
-            silent.add(callback.name)
-            if callback.schedule != never:
-                yield callback.name, why
+    perhaps: set[str] = set()
+    for position, found in enumerate(forecasts):
+        callback = found.callback
+        if callback.on_schedule is None or found.possible.count or callback.schedule == never:
+            continue
+        sources = sought(found, forecasts[:position])
+        writing = {source.callback.name for each in sources.values() for source in each}
+        if reopens(found) or writing & perhaps:
+            perhaps.add(callback.name)
+        else:
+            yield callback.name, reason(found, sources, line)
 
 
-def silence(
-    callback: Callback, earlier: Sequence[Callback], silent: set[str], line: Line
-) -> str | None:
-    """Why a callback's scheduled hook never runs; None if it may, or if there is none."""
-    if callback.on_schedule is None:
-        return None
-    sources = {m: [earlier[p] for p in writers(m, earlier)] for m in sorted(needed(callback))}
-    for metric, found in sources.items():
-        if found and all(writer.name in silent and mute(writer) for writer in found):
-            return f"it needs {metric}, and {found[0].name!r} never runs"
-    schedule = callback.schedule
-    if schedule is None:
-        return None
-    production = {m: union(map(reporting, sources[m])) for m in schedule.reads}
-    if ever(possibly(schedule, production), line, boundaries=callback.point == "tick"):
-        return None
-    return f"{schedule} never fires: {reason(schedule, callback.point, line)}"
+def sought(found: Forecast, earlier: Sequence[Forecast]) -> dict[str, list[Forecast]]:
+    """The metrics that a callback needs, each with the callbacks that write it."""
+    pipeline = [each.callback for each in earlier]
+    metrics = sorted(needed(found.callback))
+    return {metric: [earlier[p] for p in writers(metric, pipeline)] for metric in metrics}
 
 
-def mute(callback: Callback) -> bool:
-    """Whether only its scheduled hook could report anything."""
-    others = ("after_update", "before_update", "after_accumulation_step", "after_epoch")
-    return not any(getattr(callback, hook) for hook in (*others, "before_training"))
+def reopens(found: Forecast) -> bool:
+    """Whether the opening tick of a later session may fire it."""
+    schedule = found.callback.schedule
+    terms = [] if schedule is None else [term for term, _ in leaves(schedule)]
+    return found.callback.point == "tick" and "each_session" in terms
 
 
-def ever(schedule: Schedule, line: Line, *, boundaries: bool = True) -> bool:
-    """Whether a schedule of counts fires at all, in this session or when a later one opens."""
-    resumed = replace(line, start=line.stop, session=line.session + 1)
-    return bool(
-        soon(schedule, line)
-        or answers(schedule, line, boundaries=boundaries).count
-        or (boundaries and answers(schedule, resumed, boundaries=True).opening)
-    )
+def reason(found: Forecast, sources: dict[str, list[Forecast]], line: Line) -> str:
+    """Why a callback never runs."""
+    schedule, point = found.callback.schedule, found.callback.point
+    if schedule is not None and not often(schedule, line):
+        return f"{schedule} never fires: {why(schedule, line)}"
+    if schedule is not None and not often(schedule, line, boundaries=point == "tick"):
+        return (
+            f"{schedule} never fires: a hook at {point} runs within updates, "
+            "not on the opening or the closing tick"
+        )
+    for metric, writing in sources.items():
+        if all(source.reports.soon == NEVER for source in writing):
+            return f"it needs {metric}, and {writing[0].callback.name!r} never runs"
+    if schedule is not None and schedule.reads:
+        metrics = ", ".join(sorted(schedule.reads))
+        return f"{schedule} never fires: on no tick where it could is {metrics} produced"
+    return f"it needs {', '.join(sources)}, first written after it would run for the last time"
 
 
-def soon(schedule: Schedule, line: Line) -> bool:
-    """Whether one that remembers fires in an update of a fresh session; found without the rest."""
-    if schedule.initial is None or line.start:
-        return False
-    _, memory = schedule.step(line.tick("start", 0), schedule.initial)
-    return any(fires for _, fires, _ in jumps(schedule, line, 0, line.stop, memory))
-
-
-def reason(schedule: Schedule, point: str, line: Line) -> str:
-    """Why a schedule never fires at a point of the run."""
-    if not often(schedule, line):
-        return why(schedule, line)
-    if point != "tick":
-        return f"a hook at {point} runs within updates, not on the opening or the closing tick"
-    if not schedule.reads:
-        return "not on the ticks of this session"
-    return f"on no tick where it could is {', '.join(sorted(schedule.reads))} produced"
-
-
-def often(schedule: Schedule, line: Line) -> int:
+def often(schedule: Schedule, line: Line, *, boundaries: bool = True) -> int:
     """How many times a schedule may fire by itself."""
-    return firings(possibly(schedule, {}), line).count
+    return firings(possibly(schedule, {}), line, boundaries=boundaries).count
 
 
 def why(schedule: Schedule, line: Line) -> str:

@@ -4,7 +4,7 @@ Whether it fires is asked of the schedule itself, in one period; here is only ho
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -15,21 +15,14 @@ from noether.schedules.terms import OPERATORS
 
 
 @dataclass(frozen=True, slots=True)
-class Rhythm:
-    """After each edge, up to the next one, firings repeat every `period` updates."""
-
-    period: int | None = 1
-    """None: they never do."""
-    edges: frozenset[int] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
 class Scale:
     """The units of a run in updates."""
 
     feed: Feed
     total: int
     """Updates of the run."""
+    by_epoch: bool = False
+    """Whether each epoch is a stretch of its own, in which updates are alike but for the last."""
 
     def reaching(self, unit: str, count: float) -> int:
         """The update that reaches a count."""
@@ -43,6 +36,9 @@ class Scale:
             return Fraction(n * self.total).numerator or 1
         if unit == "updates":
             return int(n)
+        if self.by_epoch:
+            size = self.feed.batch_size
+            return 1 if unit == "epochs" else math.lcm(n, size) // size
         if unit == "epochs":
             return int(n * self.feed.updates_per_epoch) or 1
         samples = self.feed.samples_per_epoch or 1
@@ -50,17 +46,63 @@ class Scale:
         return epochs * self.feed.updates_per_epoch or 1
 
 
-def rhythm(schedule: Schedule, scale: Scale) -> Rhythm:
-    """The rhythm of a schedule of counts; of one that remembers, while its memory stays the same.
+def period(schedule: Schedule, scale: Scale) -> int:
+    """The updates after which the firings of a schedule of counts come again between two edges;
+    of one that remembers, as long as its memory, seen from where the run stands, is the same.
 
     Right as long as the feed's epochs all have the same updates.
     """
-    found = [RHYTHMS[term](scale, arguments) for term, arguments in leaves(schedule)]
-    periods = [part.period for part in found if part.period is not None]
-    return Rhythm(
-        math.lcm(*periods) if len(periods) == len(found) else None,
-        frozenset[int]().union(*(part.edges for part in found)),
-    )
+    return math.lcm(*(_period(scale, *leaf) for leaf in leaves(schedule)))
+
+
+def _period(scale: Scale, term: str, options: Mapping[str, Any]) -> int:
+    if term not in ("every", "cooldown"):
+        return 1
+    (unit, n), *_ = options.items()
+    # Which marks a cooldown drops depends on how long ago, not on where the count stands.
+    return scale.period(unit, n if term == "every" else 1)
+
+
+def edges(schedule: Schedule, scale: Scale) -> set[int]:
+    """The updates after which the firings of a schedule of counts begin to follow another rule."""
+    found = {edge for term, options in leaves(schedule) for edge in _edges(scale, term, options)}
+    if scale.by_epoch:
+        ends = range(0, scale.total + 1, scale.feed.updates_per_epoch or 1)
+        found.update(edge for end in ends for edge in (end - 1, end))
+    return found
+
+
+def _edges(scale: Scale, term: str, options: Mapping[str, Any]) -> Iterator[int]:
+    for unit, given in options.items():
+        if term == "every" and unit != "start":
+            yield scale.reaching(unit, options.get("start", given)) - 1
+            if unit == "fraction":
+                yield scale.total
+        elif term == "at":
+            for point in given if isinstance(given, tuple) else (given,):
+                mark = scale.reaching(unit, point)
+                yield from (mark - 1, mark)
+        elif term in ("after", "until"):  # the last update at which the count is no more than k
+            yield scale.reaching(unit, given + 1) - 1
+        elif term == "between":
+            first, last = given
+            yield from (scale.reaching(unit, first) - 1, scale.reaching(unit, last + 1) - 1)
+
+
+SHORT = 4
+"""Questions that a stretch of its own is worth."""
+
+
+def scaled(schedule: Schedule, feed: Feed, total: int) -> Scale:
+    """The scale on which a schedule's firings are known by the fewest questions.
+
+    Where the samples of an epoch and a period of them have little in common, both repeat together
+    only after very many epochs, and epoch by epoch is the shorter way.
+    """
+    whole, by_epoch = Scale(feed, total), Scale(feed, total, by_epoch=True)
+    length = max(feed.updates_per_epoch, 1)
+    questions = (min(period(schedule, by_epoch), length) + SHORT) * (total // length + 1)
+    return by_epoch if questions < min(period(schedule, whole), total) else whole
 
 
 def settle(schedule: Schedule, tick: Tick, scale: Scale) -> Schedule:
@@ -75,7 +117,7 @@ def settle(schedule: Schedule, tick: Tick, scale: Scale) -> Schedule:
         if decides in parts:
             return decides
         return left[0] if len(left) == 1 else OPERATORS[schedule.term](*left)
-    if rhythm(schedule, scale).period == 1:
+    if period(schedule, scale) == 1:
         return always if schedule.asks(tick) else never
     return schedule
 
@@ -88,47 +130,3 @@ def leaves(schedule: Schedule) -> Iterator[tuple[str, Mapping[str, Any]]]:
         yield expression.term, dict(expression.options)
     for part in inner:
         yield from leaves(part)
-
-
-def _every(scale: Scale, options: Mapping[str, Any]) -> Rhythm:
-    (unit, n), *_ = options.items()
-    first = options.get("start", n)
-    edges = {scale.reaching(unit, first) - 1, *([scale.total] if unit == "fraction" else [])}
-    return Rhythm(scale.period(unit, n), frozenset(edges))
-
-
-def _at(scale: Scale, options: Mapping[str, Any]) -> Rhythm:
-    ((unit, given),) = options.items()
-    points = given if isinstance(given, tuple) else (given,)
-    marks = [scale.reaching(unit, point) for point in points]
-    return Rhythm(edges=frozenset(edge for mark in marks for edge in (mark - 1, mark)))
-
-
-def _after(scale: Scale, options: Mapping[str, Any]) -> Rhythm:
-    # The edge is the last update at which the count is no more than k.
-    return Rhythm(edges=frozenset(scale.reaching(u, k + 1) - 1 for u, k in options.items()))
-
-
-def _between(scale: Scale, options: Mapping[str, Any]) -> Rhythm:
-    counts = [(unit, k) for unit, (a, b) in options.items() for k in (a, b + 1)]
-    return Rhythm(edges=frozenset(scale.reaching(unit, k) - 1 for unit, k in counts))
-
-
-def _cooldown(scale: Scale, options: Mapping[str, Any]) -> Rhythm:
-    # It remembers where it fired last, which is never the same.
-    return Rhythm(None)
-
-
-def _even(scale: Scale, options: Mapping[str, Any]) -> Rhythm:
-    return Rhythm()
-
-
-RHYTHMS: Mapping[str, Callable[[Scale, Mapping[str, Any]], Rhythm]] = {
-    "every": _every,
-    "at": _at,
-    "after": _after,
-    "until": _after,
-    "between": _between,
-    "cooldown": _cooldown,
-    **dict.fromkeys(("always", "never", "once_at_start", "each_session", "once_at_end"), _even),
-}

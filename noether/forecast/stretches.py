@@ -73,5 +73,4 @@ class Firings:
     @property
     def count(self) -> int:
         """How many ticks fire, the opening and the closing one included."""
-        updates = self.within(0, self.stretches[-1].stop) if self.stretches else 0
-        return updates + self.opening + self.closing
+        return len(self) + self.opening + self.closing

@@ -9,7 +9,7 @@ from noether.arguments import is_count, limits
 from noether.callback import Callback, chain
 from noether.errors import ConfigurationError
 from noether.feed import Feed, feed, horizon
-from noether.forecast import Forecast, Line, forecast, line, warnings
+from noether.forecast import Forecast, Line, forecast, line, silent
 from noether.progress import Progress
 
 
@@ -49,8 +49,8 @@ def planned(
             ]
         )
     along = line(served, total, start=start, session=session)
-    ordered = tuple(pipeline)
-    return Plan(along, forecast(ordered, along), tuple(warnings(ordered, along)))
+    forecasts = forecast(tuple(pipeline), along)
+    return Plan(along, forecasts, tuple(silent(forecasts, along)))
 
 
 def plan(

@@ -50,6 +50,8 @@ def asked(
     >>> asked(hello, [TrainState("update", *pair) for pair in zip(points, points[1:])])
     [[], [Say(text='hello')], []]
     """
+    if not states:
+        return []
     parts = parted(states, [results or {}] * len(states))
     fold = folded(callback, states)
     begun = folding.begin(fold, states[0], Carry())

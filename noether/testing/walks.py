@@ -185,6 +185,9 @@ def steady(
     >>> fired(every(samples=3), steady(6, samples=2))
     [2, 3, 5, 6]
     """
+    for name, value in (("updates_per_epoch", updates_per_epoch), ("samples", samples)):
+        if value < 1:
+            raise ValueError(f"steady: {name} is {value}; an update has samples, an epoch updates")
     points = [
         Progress(u // updates_per_epoch, u, u * samples, u * seconds) for u in range(updates + 1)
     ]
@@ -216,6 +219,8 @@ def answers(schedule: Schedule, ticks: Sequence[Tick], memory: Any = ...) -> lis
     >>> answers(every(updates=2), steady(4))
     [False, True, False, True]
     """
+    if not isinstance(schedule, Schedule):
+        raise TypeError(f"{schedule!r} is no schedule; give one, or parse(text) of its text")
     kept, said = schedule.initial if memory is ... else memory, []
     for tick in ticks:
         fires, kept = schedule.step(tick, kept)

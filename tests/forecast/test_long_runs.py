@@ -85,6 +85,40 @@ def test_a_long_run_is_planned_as_if_each_tick_were_asked(
     assert forecast.count == len(expected) + opening + closing
 
 
+@given(
+    schedule=st.one_of(
+        st.integers(1, 12).map(lambda k: every(samples=16 * k)),
+        st.integers(1, 12).map(lambda k: every(samples=48, start=k) | every(epochs=3)),
+        st.integers(1, 900).map(lambda k: every(samples=80) & after(samples=16 * k)),
+        st.integers(1, 900).map(lambda k: cooldown(every(samples=48), samples=k)),
+        st.integers(1, 5).map(lambda k: cooldown(every(samples=32), epochs=k)),
+        st.integers(1, 30).map(lambda k: skip(k, every(samples=160)) | at(samples=40 * k)),
+    ),
+    samples=st.sampled_from([1009, 1000, 997, 1024]),
+    last=st.integers(0, 900),
+    drop_last=st.booleans(),
+)
+def test_epochs_that_have_little_in_common_with_a_period_are_planned_one_by_one(
+    schedule: Schedule, samples: int, last: int, *, drop_last: bool
+) -> None:
+    run = ticks(samples, 16, last, drop_last=drop_last)
+    expected = [
+        tick.now.update for tick, fires in zip(run, answers(schedule, run), strict=True) if fires
+    ]
+    found = (
+        plan(
+            Callback("a", on_schedule=print, schedule=schedule),
+            samples=samples,
+            batch_size=16,
+            until={"updates": last},
+            drop_last=drop_last,
+        )
+        .forecasts[0]
+        .sure
+    )
+    assert list(found) == [update for update in expected if update > 0]
+
+
 @dataclass(slots=True)
 class Asked:
     """How often schedules were asked; about five hundred thousand answers take a second."""
@@ -124,9 +158,13 @@ def long_run(part: Callable[[Schedule], Schedule]) -> Iterator[tuple[Schedule, i
     yield cooldown(part(every(epochs=1)), updates=250), 33_003
     yield first(5, part(every(updates=1))), 5
     yield skip(5, part(every(updates=1))), 9_999_995
+    yield cooldown(part(every(updates=1)), updates=100), 100_000
+    yield cooldown(part(every(updates=1)), epochs=1), 99_010
+    yield first(3, cooldown(part(every(updates=3)), samples=2_000)), 3
+    yield cooldown(part(at(updates=7)), updates=100), 1
 
 
-@pytest.mark.parametrize("which", range(14))
+@pytest.mark.parametrize("which", range(18))
 def test_ten_million_updates_are_planned_by_few_questions(which: int) -> None:
     asked = Asked()
     schedule, count = list(long_run(asked.counting))[which]

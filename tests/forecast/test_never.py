@@ -1,12 +1,15 @@
 """What can never fire is told beforehand, with the reason."""
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 import noether
-from noether import Callback, Schedule, every, never, once_at_start, schedules, when
+from noether import Callback, Schedule, at, every, never, once_at_start, schedules, when
+from noether.feed import feed, horizon
+from noether.forecast import line, warnings
 from noether.plan import plan
 from tests.strategies import net, samples, sgd, squared_error
 
@@ -93,6 +96,24 @@ def test_a_hook_within_updates_never_runs_on_a_boundary() -> None:
 
 def test_a_run_without_updates_is_not_warned_of() -> None:
     assert warned(callback("x", every(updates=1)), until={"updates": 0}) == {}
+
+
+@pytest.mark.parametrize("point", [9_000, 9_999_999])
+def test_a_run_does_not_wait_for_the_forecast_of_what_fires_early(point: int) -> None:
+    asked: list[int] = []
+    dense = every(samples=1_001)
+
+    def step(moment: Any, memory: Any) -> Any:
+        asked.append(moment.now.update)
+        return dense.step(moment, memory)
+
+    watched = replace(dense, step=step, asks=lambda moment: step(moment, None)[0])
+    options: dict[str, Any] = {"accumulate": 1, "seed": 0, "shuffle": False, "collate": None}
+    data = feed(range(1_281_167), batch_size=256, drop_last=False, **options)
+    along = line(data, horizon(data, {"updates": 10_000_000}))
+    pipeline = [callback("dense", watched), callback("once", at(updates=point))]
+    assert list(warnings(tuple(pipeline), along)) == []
+    assert (len(asked) < 10_000) == (point < 10_000)
 
 
 def test_training_warns_before_it_begins(capsys: pytest.CaptureFixture[str]) -> None:

@@ -154,3 +154,7 @@ def test_a_pass_is_served_at_the_tick_alone() -> None:
     callback = Callback("mine", on_schedule=lambda state: Say(str(state.results)), data=data)
     effects = asked(callback, updates(1), results={"n": 1})
     assert said(effects) == [["{'n': 1}"]]
+
+
+def test_nothing_is_asked_where_there_are_no_snapshots() -> None:
+    assert asked(Callback("a", after_update=lambda state: None), []) == []

@@ -5,7 +5,7 @@ from hypothesis import Phase, find, given, settings
 
 from noether import Progress
 from noether.state import UNKNOWN
-from noether.testing import Walk, progress_walks, steady
+from noether.testing import Walk, fired, progress_walks, steady
 
 
 @given(walk=progress_walks())
@@ -96,3 +96,14 @@ def test_a_steady_walk_is_counted_out() -> None:
     assert last.now == Progress(2, 12, 48, 6.0)
     assert last.total is not None
     assert last.total.update == 20
+
+
+@pytest.mark.parametrize("options", [{"updates_per_epoch": 0}, {"samples": 0}])
+def test_a_run_without_samples_or_epochs_is_refused(options: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=f"steady: {next(iter(options))} is 0"):
+        steady(3, **options)
+
+
+def test_a_text_is_no_schedule() -> None:
+    with pytest.raises(TypeError, match="is no schedule; give one, or parse"):
+        fired("every(updates=1)", steady(3))  # type: ignore[arg-type]
