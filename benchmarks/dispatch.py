@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from noether import Callback, DataPass, Progress, Schedule, TrainState, every, stateful, when
+from noether import Callback, Progress, Schedule, TrainState, every, stateful, when
 from noether.agenda import agenda
+from noether.callback import Pipeline
 from noether.fold import begin, compiled, tick
 from noether.plan import plan
 from noether.schedules.schedule import Pace
@@ -22,8 +23,8 @@ UPDATES = 5_000
 REPEATS = 5
 
 
-def serve(data: DataPass) -> Mapping[str, Any]:
-    return {}
+def serve(callbacks: Pipeline) -> Mapping[str, Any]:
+    return {callback.name: {} for callback in callbacks}
 
 
 def nothing(state: TrainState) -> None: ...

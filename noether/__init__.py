@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from noether.errors import (
         CheckpointError,
         ConfigurationError,
+        FeedError,
         HookError,
         NonFiniteError,
         RunLockedError,
@@ -45,7 +46,7 @@ _SOURCES = {
     "config": ("Run", "load"),
     "effects": ("Do", "Load", "Log", "Save", "Say", "Set", "Stop", "Write"),
     "errors": (
-        *("CheckpointError", "ConfigurationError", "HookError", "NonFiniteError"),
+        *("CheckpointError", "ConfigurationError", "FeedError", "HookError", "NonFiniteError"),
         "RunLockedError",
     ),
     "progress": ("Progress",),
@@ -66,6 +67,7 @@ __all__ = [
     "ConfigurationError",
     "DataPass",
     "Do",
+    "FeedError",
     "HookError",
     "Load",
     "Log",

@@ -13,7 +13,6 @@ from noether.schedules.units import KNOWN, counters
 
 PLAIN = (bool, int, float, str, type(None))
 NOT_BUILT: Mapping[str, tuple[Any, str]] = {
-    "workers": (0, "loading happens in the training process"),
     "strict": (False, "purity of hooks is not proven"),
     "compile": (False, "the model is run as it is"),
 }
@@ -78,6 +77,9 @@ def _counts(options: Mapping[str, Any]) -> Iterator[str]:
             f"batch_size {sizes['batch_size']} is not a multiple of accumulate "
             f"{sizes['accumulate']}; it counts the samples of one update, over all its steps"
         )
+    workers = options["workers"]
+    if workers != 0 and not is_count(workers):
+        yield f"workers is {workers!r}; expected 0 or a positive integer"
     for name in ("clip_norm", "clip_value"):
         value = options[name]
         if value is not None and not (is_number(value) and value > 0):
@@ -143,9 +145,7 @@ def _saves(callback: Callback) -> bool:
 
 def _passes(given: Any, pipeline: Pipeline) -> Iterator[str]:
     datasets: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
-    for name, dataset in datasets.items():
-        if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
-            yield f"data set {name!r} is a {type(dataset).__name__} without length or index"
+    yield from passes.unservable(datasets)
     for callback in pipeline:
         if callback.data is not None:
             for mistake in passes.mistakes(callback.data, datasets):

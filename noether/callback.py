@@ -15,6 +15,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 Hook: TypeAlias = Callable[..., Any]
 Point: TypeAlias = Literal["tick", "before_update", "after_accumulation_step"]
+Reduce: TypeAlias = str | Callable[[Any, Any], Any]
 OnError: TypeAlias = Literal["raise", "warn"]
 
 HOOKS = (
@@ -54,14 +55,33 @@ class DataPass:
     """A pass over an evaluation set: `process` sees each batch, `reduce` joins what it gives.
 
     `process(model, batch)` returns a mapping; `reduce` says per key (or for all) how the batches'
-    values are joined: `concat` in data-set order, or a sample-weighted `mean`, `sum`, `min`, `max`.
+    values are joined: `concat` in data-set order, a sample-weighted `mean`, `sum`, `min`, `max`,
+    `merge` (by `merge_state`, which torchmetrics' metrics have, else by `+`), or a function of two
+    values, called in data-set order.
     """
 
     dataset: str
     process: Callable[[Any, Any], Mapping[str, Any]]
-    reduce: str | Mapping[str, str] = "concat"
+    reduce: "Reduce | Mapping[str, Reduce]" = "concat"
     batch_size: int | None = None
+    """Samples of a batch; None: those of a rank's micro-batch in training."""
     weights: str = "live"
+    limit: int | None = None
+    """Make the pass over this many batches at most."""
+    offload: bool = False
+    """Keep what is concatenated on the CPU."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "limit"):
+            value = getattr(self, name)
+            if value is not None and not (type(value) is int and value > 0):
+                found = f"a pass over {self.dataset!r}: {name} is {value!r}"
+                raise ValueError(f"{found}; expected a positive integer, or None")
+
+    @property
+    def source(self) -> tuple[str, int | None, int | None]:
+        """What it reads; passes of one tick that read the same are served together."""
+        return self.dataset, self.batch_size, self.limit
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

@@ -159,7 +159,7 @@ def check(options: argparse.Namespace) -> None:
     for callback in pipeline:
         when = "" if callback.schedule is None else f"  {callback.schedule}"
         print(f"{callback.name}{when}")
-    if total.update is not None:
+    if total.sample is not None:
         warned(run, warnings(pipeline, line(served, total)))
     print("ok")
 

@@ -32,6 +32,10 @@ class NonFiniteError(RuntimeError):
     """The loss or a gradient was NaN or infinite."""
 
 
+class FeedError(RuntimeError):
+    """A batch was not the one that was asked for, or there was none."""
+
+
 class CheckpointError(RuntimeError):
     """A checkpoint could not be written, or none could be read."""
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from noether.agenda import Agenda, due
-from noether.callback import HOOKS, Callback, DataPass, Pipeline
+from noether.callback import HOOKS, Callback, Pipeline
 from noether.dataflow import needed, order
 from noether.effects import Stop
 from noether.errors import HookError
@@ -161,8 +161,9 @@ def _turn(fold: Fold, state: TrainState, carry: Carry, serve: Serve) -> Turn:
     return Turn(fold, carry, state, serve)
 
 
-def _serve_nothing(data: DataPass) -> Mapping[str, Any]:
-    raise RuntimeError(f"a pass over {data.dataset!r} is served at the end of a tick only")
+def _serve_nothing(callbacks: Pipeline) -> Mapping[str, Any]:
+    names = ", ".join(repr(callback.name) for callback in callbacks)
+    raise RuntimeError(f"the pass of {names} is served at the end of a tick only")
 
 
 def _outcome(turn: Turn, *, keep: bool) -> Outcome:

@@ -2,14 +2,16 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
 
-from noether.errors import NonFiniteError
-from noether.feed import Feed, Window, counted, fetch, to_device, windows
+from noether.errors import FeedError, NonFiniteError
+from noether.feed import Feed, Window, advanced, counted, reached, to_device
+from noether.feed.serving import Server, Update, updates
+from noether.feed.streams import Part
 from noether.machine import Machine, backward, finish_gradients, finite, hyper
 from noether.progress import Progress
 from noether.state import Event, TrainState
@@ -36,7 +38,7 @@ class Course:
 
 def snapshots(
     machine: Machine,
-    feed: Feed,
+    server: Server,
     course: Course,
     until: Mapping[str, float],
     base: TrainState,
@@ -48,23 +50,28 @@ def snapshots(
     Nothing is computed ahead of the consumer. `poll` is called before each micro-batch and may
     raise.
 
-    Raises NonFiniteError for a loss or gradient that is not finite.
+    Raises NonFiniteError for a loss or gradient that is not finite, FeedError where there is no
+    data.
     """
     course.since = course.clock()
-    if course.offset >= feed.samples_per_epoch > 0:
-        # Resumed with larger updates, whose last one of the epoch is dropped.
-        course.progress = replace(course.progress, epoch=course.progress.epoch + 1)
-        course.offset = 0
     while not reached(course.progress, until):
-        for window in windows(feed, course.progress.epoch, course.offset):
-            yield from _update(machine, feed, course, window, base, wanted, poll)
+        rest, moved = course.offset, False
+        for update in updates(server, course.progress, course.offset):
+            moved = True
+            yield from _update(machine, server.feed, course, update, base, wanted, poll)
             if reached(course.progress, until):
                 return
+        if not moved:
+            _next_epoch(course, rest)
 
 
-def reached(progress: Progress, until: Mapping[str, float]) -> bool:
-    """Whether one of the limits is reached."""
-    return any(progress.count(unit) >= limit for unit, limit in until.items())
+def _next_epoch(course: Course, rest: int) -> None:
+    """Go on where a resume with larger updates leaves none in the rest of an epoch."""
+    epoch = course.progress.epoch
+    if not rest:
+        raise FeedError(f"the training set gave no update in epoch {epoch}")
+    course.progress = replace(course.progress, epoch=epoch + 1)
+    course.offset = 0
 
 
 def judge(course: Course) -> None:
@@ -81,11 +88,12 @@ def _update(
     machine: Machine,
     feed: Feed,
     course: Course,
-    window: Window,
+    update: Update,
     base: TrainState,
     wanted: Callable[[Progress, Progress], frozenset[Event]],
     poll: Callable[[], None],
 ) -> Iterator[TrainState]:
+    window, parts = update
     machine.module.train()
     machine.optimizer.zero_grad(set_to_none=True)
     machine.module.zero_grad(set_to_none=True)  # what the optimizer does not hold adds up too
@@ -95,20 +103,20 @@ def _update(
     outputs: Any = None
     counters = Counter[str]()
     timings = dict.fromkeys(("data_wait", "forward_backward", "update"), 0.0)
-    for indices in window.micro_batches:
+    for _ in window.micro_batches:
         poll()
         started = course.clock()
-        batch = _loaded(machine, feed, indices, course.progress.epoch, counters)
+        part = next(parts)
+        batch = _received(machine, feed, part, counters)
         loaded = course.clock()
-        share = len(indices) / window.samples
-        parts, outputs = backward(machine, batch, share)
-        _add_losses(losses, parts, share)
+        found, outputs = backward(machine, batch, part.share)
+        _add_losses(losses, found, part.share)
         timings["data_wait"] += loaded - started
         timings["forward_backward"] += course.clock() - loaded
         if "accumulation_step" in events:
             now = course.progress
             state = _snapshot(machine, base, "accumulation_step", now, now)
-            yield replace(state, losses=parts, outputs=outputs)
+            yield replace(state, losses=found, outputs=outputs)
     started = course.clock()
     finish_gradients(machine)
     performed = _judged(machine, course, losses)
@@ -130,23 +138,11 @@ def _update(
     yield replace(state, performed=performed, losses=losses, outputs=outputs, timings=timings)
 
 
-def _loaded(
-    machine: Machine, feed: Feed, indices: Sequence[int], epoch: int, counters: Counter[str]
-) -> Any:
+def _received(machine: Machine, feed: Feed, part: Part, counters: Counter[str]) -> Any:
     """A micro-batch on the device, what it holds added to the counters."""
-    batch = fetch(feed.dataset, indices, feed.collate, seed=feed.seed, epoch=epoch)
-    counters.update(counted(feed, batch))
-    return to_device(batch, machine.device)
-
-
-def advanced(progress: Progress, window: Window) -> Progress:
-    """The counts after the window's update."""
-    return replace(
-        progress,
-        epoch=progress.epoch + window.closes_epoch,
-        update=progress.update + 1,
-        sample=progress.sample + window.samples,
-    )
+    if part.share:
+        counters.update(counted(feed, part.batch))
+    return to_device(part.batch, machine.device)
 
 
 def _timed(course: Course, progress: Progress, now: float) -> Progress:

@@ -34,6 +34,8 @@ class Machine:
     parameters: list[torch.nn.Parameter]
     configured: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Hyper-parameters as this process's configuration gives them."""
+    lockstep: bool = False
+    """Whether a forward pass takes all ranks together."""
     view: ModelView | None = None
     grad_norm: Tensor | None = None
 

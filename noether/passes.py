@@ -1,124 +1,113 @@
-"""A pass over an evaluation set: every sample once, in order, joined into one value per key."""
+"""A pass over an evaluation set: every sample once, joined into one value per key."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from noether.callback import DataPass
+from noether.callback import DataPass, Pipeline
 from noether.errors import suggestion
-from noether.feed import fetch, to_device
+from noether.feed import kind, to_device
+from noether.feed.fetches import PASS_SEED
+from noether.feed.serving import Batch
+from noether.feed.windows import unserved
 from noether.machine import Machine, evaluating
 from noether.randomness import apart
+from noether.reductions import REDUCTIONS, Run, asked, extend, finished, reduction
 
-SEED = 0
-"""Each pass draws the same random numbers, whenever it is made."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reduction:
-    """Joins what batches give: `begin` with the first, `add` each other one, `end`."""
-
-    begin: Callable[[Any, int], Any]
-    add: Callable[[Any, Any], Any]
-    end: Callable[[Any], Any]
+Gather = Callable[[Any], list[Any]]
+"""What each rank has, in their order, given what this one has."""
 
 
-def _mean_begin(value: Any, samples: int) -> tuple[Tensor, int]:
-    value = torch.as_tensor(value).double()
-    return (value.sum(0), len(value)) if value.ndim else (value * samples, samples)
-
-
-def _keep(value: Any) -> Any:
-    return value
-
-
-def _joined(parts: list[Any]) -> Any:
-    if all(isinstance(part, Tensor) for part in parts):
-        return torch.stack(parts) if parts[0].ndim == 0 else torch.cat(parts)
-    return [item for part in parts for item in (part if isinstance(part, list | tuple) else [part])]
-
-
-def _extreme(function: Callable[[Tensor, Tensor], Tensor]) -> Reduction:
-    whole = torch.amin if function is torch.minimum else torch.amax
-    return Reduction(lambda value, _: whole(torch.as_tensor(value)), function, _keep)
-
-
-REDUCTIONS: Mapping[str, Reduction] = {
-    "concat": Reduction(lambda value, _: [value], lambda a, b: a + b, _joined),
-    "mean": Reduction(
-        _mean_begin,
-        lambda a, b: (a[0] + b[0], a[1] + b[1]),
-        lambda total: total[0] / total[1],
-    ),
-    "sum": Reduction(
-        lambda value, _: torch.as_tensor(value).double().sum(), lambda a, b: a + b, _keep
-    ),
-    "min": _extreme(torch.minimum),
-    "max": _extreme(torch.maximum),
-}
-
-
-def mistakes(data: DataPass, datasets: Mapping[str, Any]) -> list[str]:
+def mistakes(data: DataPass, datasets: Mapping[str, Any]) -> Iterator[str]:
     """What makes a pass impossible, found before the run."""
-    found = []
     if data.dataset not in datasets:
-        found.append(f"no data set is named {data.dataset!r}. {suggestion(data.dataset, datasets)}")
-    kinds = [data.reduce] if isinstance(data.reduce, str) else data.reduce.values()
-    found += [f"reduce {k!r}: {suggestion(k, REDUCTIONS)}" for k in kinds if k not in REDUCTIONS]
+        yield f"no data set is named {data.dataset!r}. {suggestion(data.dataset, datasets)}"
+    for wanted in asked(data):
+        if not callable(wanted) and wanted not in REDUCTIONS:
+            yield f"reduce {wanted!r}: {suggestion(str(wanted), REDUCTIONS)}"
     if data.weights != "live":
-        found.append(f"weights {data.weights!r} are not kept by any callback; use 'live'")
-    return found
+        yield f"weights {data.weights!r} are not kept by any callback; use 'live'"
+    if data.batch_size is not None and kind(datasets.get(data.dataset)) == "batches":
+        yield f"batch_size {data.batch_size}: {data.dataset!r} is a DataLoader with its own batches"
+
+
+def unservable(datasets: Mapping[str, Any]) -> Iterator[str]:
+    """The evaluation sets that can't be gone through."""
+    for name, dataset in datasets.items():
+        if kind(dataset) is None:
+            yield f"data set {name!r} is {unserved(dataset)}"
+
+
+@dataclass(slots=True)
+class Passing:
+    """One callback's pass under way."""
+
+    data: DataPass
+    runs: list[Run] = field(default_factory=list)
+    """What the batches of this rank gave so far."""
+    error: Exception | None = None
+    """What went wrong in it; it is left out from then on."""
 
 
 def serve(
-    data: DataPass,
-    dataset: Any,
+    callbacks: Pipeline,
+    batches: Iterable[Batch],
     machine: Machine,
     *,
-    batch_size: int,
-    collate: Callable[[list[Any]], Any],
     poll: Callable[[], None],
+    gather: Gather = lambda value: [value],
 ) -> dict[str, Any]:
-    """Run the pass over `dataset` and join its results; empty for an empty data set.
+    """Run the passes of callbacks that read the same; gives each one's results, or its error.
 
     The model is in evaluation mode, without gradients, in the run's precision; mode and random
-    numbers of training are untouched. `poll` is called before each batch and may raise.
+    numbers of training are untouched. An error on one rank is the error of all. `poll` is called
+    before each batch and may raise.
     """
-    joined: dict[str, Any] = {}
-    size = data.batch_size or batch_size
-    with evaluating(machine.module), apart(SEED), torch.no_grad():
-        for start in range(0, len(dataset), size):
-            poll()
-            indices = range(start, min(start + size, len(dataset)))
-            batch = to_device(fetch(dataset, indices, collate), machine.device)
-            values = data.process(machine.view, batch)
-            values = {} if values is None else values
-            if not isinstance(values, Mapping):
-                raise TypeError(f"process of a data pass returns a mapping, not {values!r}")
-            _check_keys(data, start // size, joined, values)
-            _add(data, joined, values, len(indices))
-    return {key: _reduction(data, key).end(value) for key, value in joined.items()}
+    passing = {c.name: Passing(c.data) for c in callbacks if c.data is not None}
+    with evaluating(machine.module), apart(PASS_SEED), torch.no_grad():
+        try:
+            for number, samples, batch in batches:
+                poll()
+                batch = to_device(batch, machine.device)
+                for each in passing.values():
+                    _process(each, machine, number, samples, batch)
+        except Exception as error:
+            for each in passing.values():
+                each.error = each.error or error
+    return {name: _results(each, gather) for name, each in passing.items()}
 
 
-def _check_keys(data: DataPass, number: int, joined: Any, values: Mapping[str, Any]) -> None:
-    if number and joined.keys() != values.keys():
-        raise ValueError(
-            f"batch {number} of {data.dataset!r} gave {sorted(values)}, "
-            f"the batches before it {sorted(joined)}; every batch must give the same keys"
-        )
+def _process(passing: Passing, machine: Machine, number: int, samples: int, batch: Any) -> None:
+    """Let one pass see a batch."""
+    if passing.error is not None:
+        return
+    try:
+        values = passing.data.process(machine.view, batch)
+        if samples:
+            _add(passing, number, samples, {} if values is None else values)
+    except Exception as error:
+        passing.error = error
 
 
-def _add(data: DataPass, joined: dict[str, Any], values: Mapping[str, Any], samples: int) -> None:
-    for key, value in values.items():
-        reduction = _reduction(data, key)
-        part = reduction.begin(value, samples)
-        joined[key] = reduction.add(joined[key], part) if key in joined else part
+def _add(passing: Passing, number: int, samples: int, values: Any) -> None:
+    data = passing.data
+    if not isinstance(values, Mapping):
+        raise TypeError(f"process of a data pass returns a mapping, not {values!r}")
+    if data.offload:
+        values = {k: v.cpu() if isinstance(v, torch.Tensor) else v for k, v in values.items()}
+    begun = {key: reduction(data, key).begin(value, samples) for key, value in values.items()}
+    extend(data, passing.runs, number, begun)
 
 
-def _reduction(data: DataPass, key: str) -> Reduction:
-    return REDUCTIONS[
-        data.reduce if isinstance(data.reduce, str) else data.reduce.get(key, "concat")
-    ]
+def _results(passing: Passing, gather: Gather) -> Any:
+    """The results of all ranks as one, or the first rank's error."""
+    found = gather((passing.error, passing.runs))
+    for error, _ in found:
+        if error is not None:
+            return error
+    try:
+        return finished(passing.data, [run for _, runs in found for run in runs])
+    except Exception as error:
+        return error

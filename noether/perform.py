@@ -34,8 +34,8 @@ class World:
     machine: Machine
     course: Course
     seed: int
-    length: int
-    """Samples of the training set."""
+    length: int | None
+    """Samples of the training set, where they are known."""
     console: Console
     store: storage.Store | None
     actions: Actions = field(default_factory=lambda: ACTIONS)

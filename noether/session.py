@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -11,16 +11,18 @@ from noether import fold as folding
 from noether import passes
 from noether import store as storage
 from noether.agenda import Agenda, agenda
-from noether.callback import DataPass, Pipeline
+from noether.callback import Pipeline
 from noether.effects import Save
-from noether.feed import Feed, pace
-from noether.loop import judge, reached, snapshots
+from noether.feed import Feed, pace, reached, size
+from noether.feed.foresight import Outlook, fetches
+from noether.feed.serving import Server, batches, close, server
+from noether.loop import judge, snapshots
 from noether.perform import World, perform, save, show, tell_failures
 from noether.progress import Progress
 from noether.schedules import Tick
 from noether.signals import Signals
 from noether.state import Event, TrainState
-from noether.turn import Carry, Failure, Fold, Request
+from noether.turn import Carry, Failure, Fold, Request, foreseen
 
 HEARTBEAT = 10.0
 """Seconds between two writings of `status.json`."""
@@ -38,6 +40,9 @@ class Session:
     signals: Signals
     datasets: Mapping[str, Any]
     carry: Carry
+    workers: int = 0
+    server: Server | None = None
+    """What serves its batches, from its opening tick on."""
     agenda: Agenda | None = None
     """Of the callbacks asked at the end of a tick."""
     early: Agenda | None = None
@@ -70,6 +75,8 @@ def lived(session: Session) -> TrainState:
         _leave(session, error)
         raise
     finally:
+        if session.server is not None:
+            close(session.server)
         session.world.console.wipe()
     raise session.signals.error()
 
@@ -82,6 +89,7 @@ def _open(session: Session) -> None:
     session.carry = begun.carry
     _raise_fatal(session, begun.state, tell_failures(session.world, begun.failures))
     storage.check_memories(session.fold.pipeline, session.carry)
+    session.server = _server(session)
     _tick(session, state, keep=now.session == 1)
     ahead = pace(session.feed, now, session.world.course.offset, session.base.total)
     session.agenda = agenda(session.fold.having["on_schedule"], now, ahead)
@@ -91,11 +99,12 @@ def _open(session: Session) -> None:
 def _updates(session: Session) -> None:
     """Train until a limit, a stop or a signal."""
     world = session.world
+    assert session.server is not None
     if session.signals.count:
         return
     updates = snapshots(
         world.machine,
-        session.feed,
+        session.server,
         world.course,
         session.until,
         session.base,
@@ -143,7 +152,12 @@ def _tick(session: Session, state: TrainState, *, keep: bool = True) -> None:
     world = session.world
     state = replace(state, fresh=session.fresh)
     outcome = folding.tick(
-        session.fold, state, session.carry, _server(session), keep=keep, agenda=session.agenda
+        session.fold,
+        state,
+        session.carry,
+        partial(_served, session),
+        keep=keep,
+        agenda=session.agenda,
     )
     outcome = replace(outcome, requests=(*session.within, *outcome.requests))
     session.within, session.fresh = [], frozenset()
@@ -219,20 +233,39 @@ def core_save(tag: str) -> Request:
     return Request("noether", "core", Save(tag, keep_last=1))
 
 
-def _server(session: Session) -> Callable[[DataPass], Mapping[str, Any]]:
-    size = session.feed.batch_size // session.feed.accumulate
+def _server(session: Session) -> Server:
+    """What serves the session's batches; its workers start here."""
+    world = session.world
+    lengths = {n: known for n, d in session.datasets.items() if (known := size(d)) is not None}
+    outlook = Outlook(
+        session.feed,
+        session.until,
+        session.base.total,
+        world.course.progress,
+        world.course.offset,
+        lengths,
+        session.world.machine.lockstep,
+        tuple(c for c in session.fold.having["on_schedule"] if foreseen(c)),
+        dict(session.carry.schedules),
+        session.carry.fired,
+    )
+    return server(
+        session.feed,
+        session.datasets,
+        fetches(outlook) if session.feed.length is not None else None,
+        workers=session.workers,
+        pin=world.machine.device.type == "cuda",
+    )
 
-    def serve(data: DataPass) -> Mapping[str, Any]:
-        return passes.serve(
-            data,
-            session.datasets[data.dataset],
-            session.world.machine,
-            batch_size=size,
-            collate=session.feed.collate,
-            poll=session.signals.poll,
-        )
 
-    return serve
+def _served(session: Session, callbacks: Pipeline) -> Mapping[str, Any]:
+    """The results of the passes of callbacks that read the same."""
+    data = callbacks[0].data
+    assert data is not None
+    assert session.server is not None
+    update = session.world.course.progress.update
+    found = batches(session.server, data, update, foreseen=foreseen(callbacks[0]))
+    return passes.serve(callbacks, found, session.world.machine, poll=session.signals.poll)
 
 
 def _raise_fatal(session: Session, state: TrainState, fatal: list[Failure]) -> None:

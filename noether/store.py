@@ -170,7 +170,7 @@ def trees(
     carry: Carry,
     *,
     seed: int,
-    length: int,
+    length: int | None,
     journal: int | None,
 ) -> dict[str, Any]:
     """Everything a run is, as trees of tensors and plain values, by file name."""

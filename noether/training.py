@@ -18,8 +18,8 @@ from noether.checkpoint.retention import summary
 from noether.console import Console
 from noether.defaults import with_defaults
 from noether.errors import ConfigurationError
-from noether.feed import Feed, feed, horizon
-from noether.loop import Clock, Course, reached
+from noether.feed import Feed, feed, horizon, reached, size
+from noether.loop import Clock, Course
 from noether.machine import machine
 from noether.perform import World, save
 from noether.progress import Progress
@@ -81,6 +81,10 @@ def train(
     until: limits among epochs, updates, samples and seconds.
     batch_size: samples of one update; each of its `accumulate` micro-batches has an equal share.
         The last update of an epoch takes what is left, or is left out with `drop_last`.
+    train_set, datasets: data sets with `__len__` and `__getitem__`, iterables of samples, whose
+        length is not known and which a resume goes through again up to where it was, or a
+        DataLoader, whose batches are taken as micro-batches as they come.
+    workers: processes that load training's and all passes' batches ahead; results are the same.
     datasets: evaluation sets by the names that data passes use.
     counters: what else is counted, for `every(tokens=...)` say: by name, a function from a batch,
         on the CPU, to how much it holds.
@@ -126,7 +130,7 @@ def laid_out(options: Mapping[str, Any], pipeline: Pipeline) -> tuple[Feed, Prog
     check_horizon(pipeline, total)
     if stray := [message for _, message in uncounted(pipeline, options["counters"] or {})]:
         raise ConfigurationError(stray)
-    if not served.updates_per_epoch and not reached(Progress(), options["until"]):
+    if served.updates_per_epoch == 0 and not reached(Progress(), options["until"]):
         raise ConfigurationError([f"the training set's {served.length} samples make no update"])
     return served, total, dataflow.order(pipeline)
 
@@ -140,14 +144,15 @@ def _prepared(options: Mapping[str, Any], pipeline: Pipeline, signals: Signals) 
     datasets = dict(options["datasets"] or {})
     start = Progress()
     course = Course(start, clock=options["clock"])
-    lengths = {"train": served.length, **{n: len(d) for n, d in datasets.items()}}
+    lengths = {"train": served.length, **{name: size(data) for name, data in datasets.items()}}
     base = TrainState("start", start, start, total=total, model=made.view, dataset_lengths=lengths)
     console = Console()
-    if total.update is not None:
+    if total.sample is not None:
         for name, why in forecast.warnings(pipeline, forecast.line(served, total)):
             console.warn(f"callback {name!r} can never run: {why}")
     world = World(made, course, options["seed"], served.length, console, None)
-    return Session(world, fold, served, options["until"], base, signals, datasets, Carry())
+    given = (served, options["until"], base, signals, datasets, Carry(), options["workers"])
+    return Session(world, fold, *given)
 
 
 def _already_done(run: Path, options: Mapping[str, Any]) -> TrainState:

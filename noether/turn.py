@@ -8,14 +8,15 @@ from typing import Any, get_args
 import torch
 
 from noether.agenda import Agenda, due, woken
-from noether.callback import Callback, DataPass, Pipeline
+from noether.callback import Callback, Pipeline
 from noether.dataflow import matches
 from noether.effects import Effect, Log, Write
 from noether.metrics import check_metric, numbers
 from noether.state import TrainState
 
 EFFECTS = get_args(Effect)
-Serve = Callable[[DataPass], Mapping[str, Any]]
+Serve = Callable[[Pipeline], Mapping[str, Any]]
+"""The results of passes that read the same, by callback, an exception where one failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,12 @@ class Turn:
     agenda: Agenda | None = None
     asking: list[int] = field(default_factory=list)
     """Positions of scheduled callbacks still to be asked, as a heap."""
+    answers: dict[str, bool] = field(default_factory=dict)
+    """Whether the callbacks with a pass fire that counts foresee."""
+    passes: list[Callback] = field(default_factory=list)
+    """Those of them that do, while their pass has not been made."""
+    results: dict[str, Any] = field(default_factory=dict)
+    """Of the passes that have been made, by callback."""
     pending: dict[str, Any] = field(default_factory=dict)
     """Metrics logged but not yet read from the device."""
     sources: dict[str, str] = field(default_factory=dict)
@@ -97,6 +104,7 @@ def run_scheduled(turn: Turn) -> None:
         turn.asking = list(range(len(scheduled)))
     else:
         turn.asking = due(turn.agenda, turn.state.now, turn.state.fresh | turn.pending.keys())
+    _foresee(turn)
     last = -1
     while turn.asking:
         position = heappop(turn.asking)
@@ -106,17 +114,40 @@ def run_scheduled(turn: Turn) -> None:
         last = max(last, position)
 
 
+def foreseen(callback: Callback) -> bool:
+    """Whether counts alone say when the callback's pass is made."""
+    if callback.data is None:
+        return False
+    return callback.schedule is None or callback.schedule.predicted
+
+
+def _foresee(turn: Turn) -> None:
+    """Ask those with a pass whose schedule looks at counts alone: which are made together?"""
+    scheduled = turn.fold.having["on_schedule"]
+    for position in sorted(set(turn.asking)):
+        callback = scheduled[position]
+        if foreseen(callback):
+            turn.answers[callback.name] = _fires(turn, callback)
+            turn.passes += [callback] if turn.answers[callback.name] else []
+
+
 def _ask(turn: Turn, callback: Callback) -> None:
     """Run the callback if its schedule fires and has not fired at these counts already."""
+    known = turn.answers.get(callback.name)
+    if known if known is not None else _fires(turn, callback):
+        run(turn, callback, "on_schedule")
+
+
+def _fires(turn: Turn, callback: Callback) -> bool:
     if turn.pending and _looks(turn, callback):
         read(turn)
     question = (callback, turn.state, turn.carry.schedules, turn.schedules)
     if not guarded(turn, callback, "schedule", asked, *question):
-        return
+        return False
     if turn.state.event == "end" and callback.name in turn.carry.fired:
-        return
+        return False
     turn.fired.add(callback.name)
-    run(turn, callback, "on_schedule")
+    return True
 
 
 def asked(
@@ -162,7 +193,7 @@ def run(turn: Turn, callback: Callback, hook: str) -> None:
 def _call(turn: Turn, callback: Callback, hook: str) -> Any:
     state = turn.state
     if callback.data is not None and hook in ("on_schedule", "at_evaluation"):
-        state = replace(state, results=turn.serve(callback.data))
+        state = replace(state, results=_results(turn, callback))
     function = getattr(callback, hook)
     with torch.no_grad():
         if callback.init is None:
@@ -175,6 +206,23 @@ def _call(turn: Turn, callback: Callback, hook: str) -> Any:
             raise TypeError(f"a stateful hook returns (memory, effects), not {answer!r}")
         turn.memories[name], effects = answer
         return effects_of(effects)
+
+
+def _results(turn: Turn, callback: Callback) -> Any:
+    """What the callback's pass gave; one that others read with it is made for all of them."""
+    if callback.name not in turn.results:
+        known = any(callback is each for each in turn.passes)
+        together = [c for c in turn.passes if _together(c, callback)] if known else [callback]
+        turn.passes = [c for c in turn.passes if c not in together]
+        turn.results |= turn.serve(tuple(together))
+    found = turn.results[callback.name]
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+def _together(one: Callback, other: Callback) -> bool:
+    return one.data is not None and other.data is not None and one.data.source == other.data.source
 
 
 def _accept(turn: Turn, callback: Callback, hook: str, answer: Any) -> None:

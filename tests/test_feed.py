@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from noether import ConfigurationError
 from noether.feed import Feed, feed, fetch, horizon, permutation, to_device, windows
-from noether.loop import advanced, reached
+from noether.feed.horizon import advanced, reached
 from noether.progress import Progress
 from tests.strategies import samples
 
@@ -197,10 +197,27 @@ class Noted:
         return index * 10
 
 
-def test_a_stream_is_refused_with_what_is_served() -> None:
+def made_of(data: Any) -> Feed:
     options: dict[str, Any] = {"seed": 0, "shuffle": True, "drop_last": False}
-    with pytest.raises(ConfigurationError, match=r"Stream.*__len__"):
-        feed(Stream(), batch_size=4, accumulate=1, collate=None, **options)
+    return feed(data, batch_size=4, accumulate=1, collate=None, **options)
+
+
+@pytest.mark.parametrize("data", [3, None, {"a": 1}, "text"])
+def test_what_is_no_data_set_is_refused_with_what_is_served(data: Any) -> None:
+    with pytest.raises(ConfigurationError, match=rf"{type(data).__name__}.*__len__"):
+        made_of(data)
+
+
+def test_what_can_be_gone_through_only_once_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="once"):
+        made_of(iter([1, 2]))
+
+
+def test_the_length_of_an_iterable_is_not_known() -> None:
+    made = made_of(Stream())
+    assert (made.length, made.updates_per_epoch, made.samples_per_epoch) == (None, None, None)
+    assert horizon(made, {"updates": 7}) == Progress(None, 7, None, None)
+    assert horizon(made, {"updates": 7, "epochs": 2}) == Progress(None, None, None, None)
 
 
 def test_samples_are_collated_in_their_order_and_no_other_is_loaded() -> None:

@@ -32,6 +32,7 @@ from noether import (
     when,
 )
 from noether.agenda import agenda
+from noether.callback import Pipeline
 from noether.fold import Outcome, begin, compiled, due_early, leave, passage, tick
 from noether.schedules import Tick
 from noether.schedules.schedule import Pace
@@ -51,8 +52,8 @@ def end(n: int) -> TrainState:
     return replace(update(n), event="end", before=update(n).now)
 
 
-def nothing(data: DataPass) -> Mapping[str, Any]:
-    return {}
+def nothing(callbacks: Pipeline) -> Mapping[str, Any]:
+    return {callback.name: {} for callback in callbacks}
 
 
 def folded(callbacks: Any, *states: TrainState) -> list[Outcome]:
@@ -466,9 +467,9 @@ def test_a_stop_is_carried_with_its_reason() -> None:
 def test_a_data_pass_is_served_only_when_its_schedule_fires_and_to_its_owner_alone() -> None:
     served: list[str] = []
 
-    def serve(data: DataPass) -> Mapping[str, Any]:
-        served.append(data.dataset)
-        return {"n": len(served)}
+    def serve(callbacks: Pipeline) -> Mapping[str, Any]:
+        served.extend(callback.name for callback in callbacks)
+        return {callback.name: {"n": len(served)} for callback in callbacks}
 
     def tell(state: TrainState) -> Say:
         return Say(str(dict(state.results)))
@@ -486,7 +487,7 @@ def test_a_data_pass_is_served_only_when_its_schedule_fires_and_to_its_owner_alo
         outcome = tick(fold, update(n), carry, serve)
         carry = outcome.carry
         heard.append(said(outcome))
-    assert served == ["val", "val"]
+    assert served == ["owner", "owner"]
     assert heard == [
         ["{}", "{}"],
         ["{}", "{'n': 1}", "{}"],

@@ -11,9 +11,13 @@ from hypothesis import strategies as st
 import noether
 from noether import ConfigurationError, DataPass, HookError, Log, TrainState, every
 from noether.callback import Callback
+from noether.feed import feed
+from noether.feed.serving import batches, server
 from noether.machine import Machine, machine
 from noether.passes import mistakes, serve
 from tests.strategies import net, samples, sgd, squared_error
+
+ORDER: dict[str, Any] = {"seed": 0, "shuffle": False, "drop_last": False}
 
 
 def made(module: Any = None) -> Machine:
@@ -35,18 +39,24 @@ def idle() -> Machine:
     return made()
 
 
-def passed(process: Any, data: Any, reduce: Any = "concat", **options: Any) -> dict[str, Any]:
-    given: dict[str, Any] = {
-        "batch_size": 2,
-        "collate": torch.utils.data.default_collate,
-        "poll": lambda: None,
-    }
-    return serve(
-        DataPass("val", process, reduce, options.pop("own_size", None)),
-        data,
-        options.pop("machine", None) or idle(),
-        **(given | options),
-    )
+def passed(
+    process: Any,
+    data: Any,
+    reduce: Any = "concat",
+    *,
+    batch_size: int = 2,
+    own_size: int | None = None,
+    machine: Machine | None = None,
+    poll: Any = lambda: None,
+) -> dict[str, Any]:
+    given = DataPass("val", process, reduce, own_size)
+    served = feed(data, batch_size=batch_size, accumulate=1, collate=None, **ORDER)
+    found = batches(server(served, {"val": data}, ()), given, 0, foreseen=False)
+    watcher = Callback("watcher", on_schedule=lambda state: None, data=given)
+    results = serve((watcher,), found, machine or idle(), poll=poll)["watcher"]
+    if isinstance(results, Exception):
+        raise results
+    return dict(results)
 
 
 def value_of(model: Any, batch: Any) -> dict[str, torch.Tensor]:
@@ -261,12 +271,12 @@ def test_the_view_predicts_and_gives_the_runs_loss() -> None:
     ],
 )
 def test_what_makes_a_pass_impossible_is_named(data: DataPass, parts: tuple[str, ...]) -> None:
-    (message,) = mistakes(data, {"val": [], "train_probe": []})
+    (message,) = list(mistakes(data, {"val": [], "train_probe": []}))
     assert all(part in message for part in parts)
 
 
 def test_a_sound_pass_has_no_mistakes() -> None:
-    assert mistakes(DataPass("val", value_of, {"a": "max"}), {"val": []}) == []
+    assert list(mistakes(DataPass("val", value_of, {"a": "max"}), {"val": []})) == []
 
 
 @dataclass

@@ -486,7 +486,7 @@ def test_weights_that_are_not_finite_are_never_committed(tmp_path: Path, last: i
     [
         ({"precision": "fp16"}, ["fp16", "not built"]),
         ({"compile": True}, ["compile", "not built"]),
-        ({"workers": 2}, ["workers", "not built"]),
+        ({"workers": -1}, ["workers", "-1"]),
         ({"strict": True}, ["strict", "not built"]),
         ({"until": {}}, ["until"]),
         ({"until": {"epoch": 1}}, ["epoch", "epochs"]),
@@ -553,7 +553,7 @@ def test_all_bad_arguments_are_told_at_once(tmp_path: Path) -> None:
             until={"updates": -1, "year": 1},
             batch_size=0,
             precision="fp8",
-            workers=1,
+            workers=-1,
             clip_norm=0,
             on_nonfinite="explode",
             run_dir=tmp_path / "series",

@@ -48,6 +48,13 @@ def planned(
                 "epochs, updates or samples (on the command line --epochs or --updates)"
             ]
         )
+    if total.sample is None:
+        raise ConfigurationError(
+            [
+                "the training set is an iterable or a DataLoader, and the samples of its epochs "
+                "are not known before; a plan needs a data set with a length"
+            ]
+        )
     along = line(served, total, start=start, session=session)
     forecasts = forecast(tuple(pipeline), along)
     return Plan(along, forecasts, tuple(silent(forecasts, along)))

@@ -9,7 +9,7 @@ import torch
 
 from noether import fold as folding
 from noether.agenda import agenda
-from noether.callback import HOOKS, Callback, DataPass, Pipeline
+from noether.callback import HOOKS, Callback, Pipeline
 from noether.checkpoint.encoding import decode, encode, memory_types
 from noether.dataflow import matches, needed, writes
 from noether.effects import Effect, Log
@@ -120,8 +120,8 @@ def _firing(fold: Fold, tick: TrainState, carry: Carry) -> tuple[Pipeline, Carry
 
 
 def _tick(fold: Fold, state: TrainState, carry: Carry, results: Mapping[str, Any]) -> Outcome:
-    def serve(data: DataPass) -> Mapping[str, Any]:
-        return results
+    def serve(callbacks: Pipeline) -> Mapping[str, Any]:
+        return {callback.name: results for callback in callbacks}
 
     resumed = state.event == "start" and state.now.session > 1
     return folding.tick(fold, state, carry, serve, keep=not resumed)

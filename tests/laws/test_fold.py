@@ -9,7 +9,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noether import Callback, DataPass, Log, Say, Stop, TrainState, chain, every, hooks
+from noether import Callback, Log, Say, Stop, TrainState, chain, every, hooks
+from noether.callback import Pipeline
 from noether.fold import Outcome, begin, compiled, tick
 from noether.schedules import Schedule, Tick
 from noether.turn import Carry, Fold
@@ -17,8 +18,8 @@ from tests import strategies as invent
 from tests.strategies import Walk
 
 
-def serve(data: DataPass) -> Mapping[str, Any]:
-    return {}
+def serve(callbacks: Pipeline) -> Mapping[str, Any]:
+    return {callback.name: {} for callback in callbacks}
 
 
 def reporter(values: dict[int, dict[str, float]]) -> Callback:

@@ -1,0 +1,142 @@
+"""Worker processes that load batches ahead of time, in the order that was foreseen."""
+
+import signal
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from noether.errors import FeedError
+from noether.feed.fetches import TRAINING, Fetch, Shelf, loaded
+
+
+@dataclass(slots=True)
+class Pool:
+    """The workers' batches: a stream in the order foreseen, and what could not be foreseen."""
+
+    shelf: Any
+    options: dict[str, Any]
+    stream: Iterator[tuple[Fetch, Any]]
+    head: deque[tuple[Fetch, Any]] = field(default_factory=deque)
+    """The stream's next batch, once it was looked at."""
+    wanted: Any = field(default_factory=list)
+    """What `others` shall load next."""
+    others: Any = None
+    """A loader whose workers stay, for what the stream does not hold."""
+    extra: Any = None
+    """Its batches."""
+
+
+def pool(shelf: Shelf, ahead: Any, workers: int, *, pin: bool) -> Pool:
+    """Workers that load beforehand the fetches that are `ahead`; None: not known."""
+    options = {"num_workers": workers, "collate_fn": unchanged, **worker_options(pin=pin)}
+    served: Any = shelf  # a data set by what it can do
+    if ahead is None:
+        return Pool(served, options, iter(()))
+    loader: DataLoader[Any] = DataLoader(served, batch_sampler=ahead, **options)
+    return Pool(served, options, iter(loader))
+
+
+def worker_options(*, pin: bool) -> dict[str, Any]:
+    """What every loader of ours is made with: it draws no random number of training's."""
+    return {"worker_init_fn": deaf, "pin_memory": pin, "generator": torch.Generator()}
+
+
+def unchanged(batch: Any) -> Any:
+    """The batch as it is: it was collated where it was loaded."""
+    return batch
+
+
+def deaf(worker: int) -> None:
+    """Let signals end the run in the main process, which then ends its workers."""
+    torch.set_num_threads(1)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def trained(pool: Pool, wanted: Sequence[Fetch]) -> Iterator[Any]:
+    """The batches of an update. Raises FeedError where the stream holds anything else."""
+    for each in wanted:
+        _drop_passes(pool)
+        yield _next(pool, each)
+
+
+def passed(pool: Pool, wanted: Sequence[Fetch], *, foreseen: bool) -> Iterator[Any]:
+    """The batches of a pass: from the stream where it is there, else from workers that stay."""
+    if not wanted:
+        return iter(())
+    if foreseen and _found(pool, wanted[0]):
+        return (_next(pool, each) for each in wanted)
+    return _others(pool, wanted)
+
+
+def close_pool(pool: Pool) -> None:
+    """End the workers."""
+    end(pool.stream)
+    end(pool.extra)
+    pool.head.clear()
+
+
+def end(batches: Any) -> None:
+    """End the workers behind a loader's batches, whatever they are at."""
+    # Left to garbage collection, workers live as long as a traceback refers to them; and as they
+    # are deaf to SIGTERM, one that is stuck would keep the process from ending.
+    if hasattr(batches, "_shutdown_workers"):
+        batches._shutdown_workers()
+        for worker in batches._workers:
+            if worker.is_alive():
+                worker.kill()
+
+
+def _peek(pool: Pool) -> tuple[Fetch, Any] | None:
+    """The stream's next batch, waited for; None at its end."""
+    if not pool.head:
+        pool.head.extend(item for item in [next(pool.stream, None)] if item is not None)
+    return pool.head[0] if pool.head else None
+
+
+def _drop_passes(pool: Pool) -> None:
+    """Leave out passes that were foreseen and not made, or not to their end."""
+    while (found := _peek(pool)) is not None and found[0].dataset != TRAINING:
+        pool.head.popleft()
+
+
+def _found(pool: Pool, wanted: Fetch) -> bool:
+    """Whether the stream comes to the batch before it goes on to training."""
+    while (found := _peek(pool)) is not None and found[0].dataset != TRAINING:
+        if found[0] == wanted:
+            return True
+        pool.head.popleft()
+    return False
+
+
+def _next(pool: Pool, wanted: Fetch) -> Any:
+    """The stream's next batch, which must be the wanted one."""
+    found = _peek(pool)
+    if found is None:
+        raise FeedError(f"asked for {wanted}; the stream of batches has ended")
+    pool.head.popleft()
+    return _checked(wanted, *found)
+
+
+def _others(pool: Pool, wanted: Sequence[Fetch]) -> Iterator[Any]:
+    if pool.others is None:
+        pool.others = DataLoader(
+            pool.shelf,
+            batch_sampler=pool.wanted,
+            persistent_workers=True,
+            **pool.options,
+        )
+    pool.wanted[:] = wanted
+    found = pool.extra = iter(pool.others)
+    return (_checked(each, *next(found)) for each in wanted)
+
+
+def _checked(wanted: Fetch, found: Fetch, batch: Any) -> Any:
+    """The batch, if its tag is the wanted one. Raises FeedError, or what loading it raised."""
+    if found != wanted:
+        raise FeedError(f"asked for {wanted}, found {found}")
+    return loaded(batch)

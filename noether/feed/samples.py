@@ -1,0 +1,94 @@
+"""Samples become a batch, and the batch is counted and moved."""
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import TensorDataset
+
+from noether.feed.windows import Feed
+from noether.randomness import aside, seed_sample
+
+
+def fetch(
+    dataset: Any,
+    indices: Sequence[int],
+    collate: Callable[[list[Any]], Any],
+    *,
+    seed: int = 0,
+    epoch: int = 0,
+) -> Any:
+    """The batch of these samples; an error names the sample it came from.
+
+    Python's, torch's and numpy's global generators are seeded for each sample (for each batch,
+    where the data set gives batches), and are afterwards as they were: random augmentation
+    depends on seed, epoch and index alone, and nothing else on it.
+    """
+    if isinstance(dataset, TensorDataset):  # which draws nothing
+        return collate([_sample(dataset, index) for index in indices])
+    with aside():
+        if hasattr(dataset, "__getitems__"):
+            seed_sample(seed, epoch, indices[0])
+            return collate(dataset.__getitems__(list(indices)))
+        samples = []
+        for index in indices:
+            seed_sample(seed, epoch, index)
+            samples.append(_sample(dataset, index))
+        return collate(samples)
+
+
+def _sample(dataset: Any, index: int) -> Any:
+    try:
+        return dataset[index]
+    except Exception as error:
+        error.add_note(f"while loading sample {index} of {type(dataset).__name__}")
+        raise
+
+
+def counted(feed: Feed, batch: Any) -> dict[str, int]:
+    """How much of each counter a batch holds; raises ValueError for what is no count."""
+    return {name: _amount(name, count(batch)) for name, count in feed.counters.items()}
+
+
+def _amount(name: str, given: Any) -> int:
+    try:
+        amount = operator.index(given)
+    except TypeError:
+        amount = -1
+    if amount < 0:
+        raise ValueError(f"counter {name!r} gave {given!r} for a batch; expected 0, 1, 2 ...")
+    return amount
+
+
+def samples_in(batch: Any) -> int:
+    """How many samples a batch of a user's own loader holds: the length of what is first in it.
+
+    >>> samples_in((torch.zeros(3, 2), torch.zeros(3))), samples_in({"text": ["a", "b"]})
+    (3, 2)
+    """
+    if isinstance(batch, torch.Tensor) and batch.ndim:
+        return len(batch)
+    if isinstance(batch, Mapping) and batch:
+        return samples_in(next(iter(batch.values())))
+    if isinstance(batch, list | tuple) and batch:
+        first = batch[0]
+        return samples_in(first) if isinstance(first, torch.Tensor | Mapping | list) else len(batch)
+    raise ValueError(
+        f"the samples of a batch, a {type(batch).__name__}, can't be counted; expected a tensor "
+        "with a first dimension, or a mapping, list or tuple that begins with one. Or give the "
+        "data set instead of the loader, with `batch_size` and `collate`"
+    )
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """The batch with every tensor in it on `device`."""
+    if isinstance(batch, torch.Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(to_device(part, device) for part in batch))
+    if isinstance(batch, list | tuple):
+        return type(batch)(to_device(part, device) for part in batch)
+    if isinstance(batch, Mapping):
+        return {key: to_device(part, device) for key, part in batch.items()}
+    return batch

@@ -1,0 +1,131 @@
+"""Data without numbers: iterables of samples, and loaders of the user's own."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from noether.callback import DataPass
+from noether.errors import FeedError
+from noether.feed.fetches import PASS_SEED
+from noether.feed.samples import samples_in
+from noether.feed.windows import Feed, Window, kind, micro_batches, share
+from noether.randomness import aside, seed_sample
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """This rank's part of a micro-batch."""
+
+    batch: Any
+    share: float
+    """Its samples as a share of the update's, times the ranks: their mean is the exact mean."""
+
+
+def units(source: Iterable[Any], seed: int, epoch: int) -> Iterator[Any]:
+    """What an iterable gives, the generators seeded before each step and as before after it."""
+    with aside():
+        seed_sample(seed, epoch, 0)
+        found = iter(source)
+    position = 0
+    while True:
+        with aside():
+            seed_sample(seed, epoch, position)
+            try:
+                unit = next(found)
+            except StopIteration:
+                return
+        yield unit
+        position += 1
+
+
+def groups(found: Iterator[Any], full: int, *, drop_last: bool) -> Iterator[tuple[list[Any], bool]]:
+    """Groups of `full` units, each with whether it is the last; a left-over one may be dropped.
+
+    An error within a group comes after the group before it.
+    """
+    coming = list(islice(found, full))
+    while coming and not (drop_last and len(coming) < full):
+        group = coming
+        try:
+            coming = list(islice(found, full))
+        except Exception:
+            yield group, False
+            raise
+        last = not coming or (drop_last and len(coming) < full)
+        yield group, last
+        if last:
+            return
+
+
+def stream(feed: Feed, epoch: int, offset: int) -> Iterator[tuple[Window | None, list[Part]]]:
+    """The updates of every epoch from a sample on, this rank's part of each loaded.
+
+    None, where nothing is left of the epoch to begin with.
+    """
+    while True:
+        served = False
+        for window, parts in _epoch(feed, epoch, offset):
+            served = True
+            yield window, parts
+        if not served and not offset:
+            raise FeedError(f"the training set gave no update in epoch {epoch}")
+        if not served:
+            yield None, []
+        epoch, offset = epoch + 1, 0
+
+
+def _epoch(feed: Feed, epoch: int, offset: int) -> Iterator[tuple[Window, list[Part]]]:
+    batched = kind(feed.dataset) == "batches"
+    found = units(feed.dataset, feed.seed, epoch)
+    done = _skipped(found, offset, samples_in if batched else _one)
+    full = feed.accumulate if batched else feed.batch_size
+    for group, last in groups(found, full, drop_last=feed.drop_last):
+        micro = group if batched else micro_batches(feed, group)
+        sizes = [samples_in(batch) for batch in micro] if batched else [len(m) for m in micro]
+        window = Window(_numbers(done, sizes), sum(sizes), last)
+        done += window.samples
+        if batched:
+            parts = zip(micro, sizes, strict=True)
+            yield window, [Part(batch, size / window.samples) for batch, size in parts]
+        else:
+            yield window, [_part(feed, samples, window) for samples in micro]
+
+
+def _one(sample: Any) -> int:
+    return 1
+
+
+def _skipped(found: Iterator[Any], offset: int, count: Callable[[Any], int]) -> int:
+    """The samples gone by once those before `offset` are, which have to be loaded for it."""
+    done = 0
+    while done < offset and (unit := next(found, None)) is not None:
+        done += count(unit)
+    return done
+
+
+def _numbers(begin: int, sizes: list[int]) -> tuple[range, ...]:
+    ends = [begin + sum(sizes[: i + 1]) for i in range(len(sizes))]
+    return tuple(range(end - size, end) for end, size in zip(ends, sizes, strict=True))
+
+
+def _part(feed: Feed, samples: Any, window: Window) -> Part:
+    own = share(samples, feed.rank, feed.ranks)
+    weight = feed.ranks * len(own) / window.samples
+    return Part(feed.collate(list(own or samples[:1])), weight)
+
+
+def pass_batches(source: Any, data: DataPass, feed: Feed) -> Iterator[tuple[int, int, Any]]:
+    """This rank's batches of a pass, each with its number and its samples.
+
+    All ranks read all of it, and take its batches in turn.
+    """
+    batched = kind(source) == "batches"
+    found = units(source, PASS_SEED, 0)
+    full = 1 if batched else data.batch_size or feed.micro_batch
+    for number, (group, _) in enumerate(groups(found, full, drop_last=False)):
+        if data.limit is not None and number >= data.limit:
+            return
+        if number % feed.ranks == feed.rank:
+            samples = samples_in(group[0]) if batched else len(group)
+            yield number, samples, group[0] if batched else feed.collate(group)
