@@ -1,12 +1,12 @@
 """The arguments of `train`, checked before anything is built, trained or written."""
 
-import os
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from noether import passes
 from noether.callback import Callback, Pipeline
 from noether.errors import ConfigurationError, suggestion
+from noether.feed import kind
 from noether.progress import UNITS, Progress
 from noether.schedules.arguments import MOST
 from noether.schedules.units import KNOWN, counters
@@ -19,10 +19,13 @@ NOT_BUILT: Mapping[str, tuple[Any, str]] = {
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "precision": ("fp32", "bf16"),
     "lr_interval": ("update", "epoch"),
+    "parallel": ("ddp", "fsdp"),
 }
 
 
-def checked(options: Mapping[str, Any], pipeline: Pipeline, *, built: bool = True) -> None:
+def checked(
+    options: Mapping[str, Any], pipeline: Pipeline, *, built: bool = True, ranks: int = 1
+) -> None:
     """Raise ConfigurationError with every mistake in the arguments of `train`.
 
     With `built` False model, loss and optimizer are not there yet, and not looked at.
@@ -33,6 +36,7 @@ def checked(options: Mapping[str, Any], pipeline: Pipeline, *, built: bool = Tru
         *_choices(options),
         *(_kinds(options) if built else ()),
         *_not_built(options),
+        *(_ranks(options, ranks) if ranks > 1 else ()),
         *_directories(options, pipeline),
         *_passes(options["datasets"], pipeline),
         *_counters(options["counters"]),
@@ -123,9 +127,28 @@ def _not_built(options: Mapping[str, Any]) -> Iterator[str]:
     for name, (only, meanwhile) in NOT_BUILT.items():
         if options[name] != only:
             yield f"{name}={options[name]!r} is not built yet; {meanwhile}. Leave it at {only!r}"
-    ranks = os.environ.get("WORLD_SIZE", "1")
-    if ranks != "1":
-        yield f"training on {ranks} ranks (WORLD_SIZE) is not built yet; start one process"
+
+
+def _ranks(options: Mapping[str, Any], ranks: int) -> Iterator[str]:
+    """What several ranks can't do, or not share."""
+    size, accumulate = options["batch_size"], options["accumulate"]
+    if is_count(size) and is_count(accumulate) and size % (accumulate * ranks):
+        yield (
+            f"batch_size {size} is not a multiple of accumulate {accumulate} times {ranks} ranks; "
+            "it counts the samples of one update, over all its steps and ranks"
+        )
+    given = options["datasets"] if isinstance(options["datasets"], Mapping) else {}
+    for name, dataset in {"train_set": options["train_set"], **given}.items():
+        if kind(dataset) == "batches":
+            yield (
+                f"{name} is a DataLoader, whose batches {ranks} ranks can't share; give its "
+                "data set, and batch_size and collate as arguments"
+            )
+    if options["parallel"] == "fsdp" and hasattr(options["optimizer"], "param_groups"):
+        yield (
+            "parallel='fsdp' shares the parameters out before an optimizer can hold them; give a "
+            "function of the parameters that makes the optimizer"
+        )
 
 
 def _directories(options: Mapping[str, Any], pipeline: Pipeline) -> Iterator[str]:

@@ -56,8 +56,8 @@ class DataPass:
 
     `process(model, batch)` returns a mapping; `reduce` says per key (or for all) how the batches'
     values are joined: `concat` in data-set order, a sample-weighted `mean`, `sum`, `min`, `max`,
-    `merge` (by `merge_state`, which torchmetrics' metrics have, else by `+`), or a function of two
-    values, called in data-set order.
+    `merge` (by `merge_state`, which torchmetrics' metrics have, else by `+`), or an associative
+    function of two values, the one before and the one after it in data-set order.
     """
 
     dataset: str

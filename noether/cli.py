@@ -37,7 +37,10 @@ def main(arguments: Sequence[str]) -> int:
     except SystemExit as end:
         if end.code != PREEMPTED:
             raise
-        return told("preempted; --resume auto goes on from here", PREEMPTED, options)
+        from noether.distributed import launched  # late: torch has been imported by now
+
+        code = 0 if launched() else PREEMPTED
+        return told("preempted; --resume auto goes on from here", code, options)
     except Exception as error:
         return told(f"error: {described(error)}", ERROR, options)
 

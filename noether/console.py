@@ -29,9 +29,13 @@ class Console:
     started: tuple[float, int] | None = None
     """Clock and update at this session's first tick, from which the rate is measured."""
     warnings: Counter[str] = field(default_factory=Counter)
+    rank: int = 0
+    """Of several ranks only the first one is heard, but for what it can't know."""
 
     def say(self, text: str) -> None:
         """Print a line above the live one."""
+        if self.rank:
+            return
         self.wipe()
         try:
             print(text, file=self.out, flush=True)
@@ -39,19 +43,20 @@ class Console:
             # Nobody reads any more; a run of weeks must not end for that.
             self.out = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
-    def warn(self, text: str) -> None:
-        """Print a warning the first time, count it each time."""
+    def warn(self, text: str, *, own: bool = False) -> None:
+        """Print a warning the first time, count it each time; what is a rank's `own` it prints."""
         self.warnings[text] += 1
-        if self.warnings[text] == 1:
+        if self.warnings[text] == 1 and (own or not self.rank):
             self.wipe()
-            print(f"warning: {text}", file=self.err, flush=True)
+            who = f"rank {self.rank}: " if self.rank else ""
+            print(f"{who}warning: {text}", file=self.err, flush=True)
 
     def tick(self, now: Progress, total: Progress, metrics: Mapping[str, float]) -> None:
         """Redraw the live line, at most ten times a second; nothing unless on a terminal."""
         reading = self.clock()
         if self.started is None:
             self.started = (reading, now.update)
-        if not self.live or reading - self.drawn < REDRAW or not self.err.isatty():
+        if self.rank or not self.live or reading - self.drawn < REDRAW or not self.err.isatty():
             return
         self.drawn = reading
         seconds, updates = reading - self.started[0], now.update - self.started[1]

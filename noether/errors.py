@@ -23,6 +23,9 @@ class ConfigurationError(ValueError):
         self.problems = tuple(p if isinstance(p, Problem) else Problem(p) for p in problems)
         super().__init__("\n".join(map(str, self.problems)))
 
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        return type(self), (self.problems,)
+
 
 class HookError(RuntimeError):
     """A hook raised; the message names callback, hook and progress, the cause is the hook's own."""

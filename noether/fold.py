@@ -13,6 +13,7 @@ from noether.schedules import Tick
 from noether.state import TrainState
 from noether.turn import (
     Carry,
+    Combine,
     Failure,
     Fold,
     Request,
@@ -80,15 +81,17 @@ def tick(
     *,
     keep: bool = True,
     agenda: Agenda | None = None,
+    combine: Combine | None = None,
 ) -> Outcome:
     """Fold an opening, update or closing tick; with `keep` False no memory changes.
 
     An update's tick asks the schedules that the agenda finds due, without one all of them: the
     outcome is the same. A hook that raises does not stop the others; it is among the outcome's
-    failures.
+    failures. What was logged is made equal on all ranks by `combine`.
     """
     turn = _turn(fold, state, carry, serve)
     turn.agenda = agenda if state.event == "update" else None
+    turn.combine = combine
     if state.event == "start":
         run_all(turn, "before_training")
     elif state.event == "update":
@@ -123,13 +126,20 @@ def _fires(callback: Callback, moment: Tick, carry: Carry, stepped: dict[str, An
         raise hook_error(Failure(callback, "schedule", error), moment) from error
 
 
-def passage(fold: Fold, state: TrainState, carry: Carry, firing: Pipeline) -> Outcome:
+def passage(
+    fold: Fold,
+    state: TrainState,
+    carry: Carry,
+    firing: Pipeline,
+    combine: Combine | None = None,
+) -> Outcome:
     """Fold a snapshot taken within an update: a micro-batch, or the gradients before the step.
 
     `firing` are the callbacks of `early` whose schedule fires in this update.
     """
     point = "after_accumulation_step" if state.event == "accumulation_step" else "before_update"
     turn = _turn(fold, state, carry, _serve_nothing)
+    turn.combine = combine
     run_all(turn, point)
     for callback in firing:
         if callback.point == point:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from noether.distributed import Exchange, hear, mean_losses, total
 from noether.errors import FeedError, NonFiniteError
 from noether.feed import Feed, Window, advanced, counted, reached, to_device
 from noether.feed.serving import Server, Update, updates
@@ -34,6 +35,10 @@ class Course:
     since: float = 0.0
     """Clock reading at the last tick."""
     timings: dict[str, float] = field(default_factory=dict)
+    elapsed: float = 0.0
+    """Training time by this process's clock."""
+    exchange: Exchange | None = None
+    """What the ranks tell each other, where there are several."""
 
 
 def snapshots(
@@ -53,7 +58,7 @@ def snapshots(
     Raises NonFiniteError for a loss or gradient that is not finite, FeedError where there is no
     data.
     """
-    course.since = course.clock()
+    course.since, course.elapsed = course.clock(), course.progress.seconds
     while not reached(course.progress, until):
         rest, moved = course.offset, False
         for update in updates(server, course.progress, course.offset):
@@ -103,13 +108,14 @@ def _update(
     outputs: Any = None
     counters = Counter[str]()
     timings = dict.fromkeys(("data_wait", "forward_backward", "update"), 0.0)
-    for _ in window.micro_batches:
+    for number in range(1, len(window.micro_batches) + 1):
         poll()
         started = course.clock()
         part = next(parts)
         batch = _received(machine, feed, part, counters)
         loaded = course.clock()
-        found, outputs = backward(machine, batch, part.share)
+        last = number == len(window.micro_batches)
+        found, outputs = backward(machine, batch, part.share, last=last)
         _add_losses(losses, found, part.share)
         timings["data_wait"] += loaded - started
         timings["forward_backward"] += course.clock() - loaded
@@ -118,6 +124,7 @@ def _update(
             state = _snapshot(machine, base, "accumulation_step", now, now)
             yield replace(state, losses=found, outputs=outputs)
     started = course.clock()
+    losses = mean_losses(machine.ranks, losses)
     finish_gradients(machine)
     performed = _judged(machine, course, losses)
     if performed and "before_update" in events:
@@ -130,8 +137,9 @@ def _update(
     ended = course.clock()
     timings["update"] = ended - started
     if feed.counters:
-        counters.update(coming.counters)
-        coming = replace(coming, counters=dict(counters))
+        counted_here = total(machine.ranks, {name: counters[name] for name in feed.counters})
+        counters = Counter(coming.counters) + Counter(counted_here)
+        coming = replace(coming, counters={**counted_here, **counters})
     before, course.progress = course.progress, _timed(course, coming, ended)
     course.offset = 0 if window.closes_epoch else course.offset + window.samples
     state = _snapshot(machine, base, "update", before, course.progress)
@@ -149,7 +157,11 @@ def _timed(course: Course, progress: Progress, now: float) -> Progress:
     # A clock that jumps back must not take training time away.
     passed = max(now - course.since, 0.0)
     course.since = now
-    return replace(progress, seconds=progress.seconds + passed)
+    course.elapsed += passed
+    if course.exchange is None:
+        return replace(progress, seconds=course.elapsed)
+    heard = hear(course.exchange)
+    return progress if heard is None else replace(progress, seconds=heard.seconds)
 
 
 def _add_losses(losses: dict[str, Tensor], parts: Mapping[str, Tensor], share: float) -> None:

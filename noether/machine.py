@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from noether.distributed import ALONE, Ranks, agreed, local_device
 from noether.errors import ConfigurationError
 from noether.state import ModelView
 
@@ -34,10 +35,20 @@ class Machine:
     parameters: list[torch.nn.Parameter]
     configured: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Hyper-parameters as this process's configuration gives them."""
+    ranks: Ranks = ALONE
+    forward: Any = None
+    """The model in forward passes that lead to a backward: it exchanges gradients over ranks."""
     lockstep: bool = False
     """Whether a forward pass takes all ranks together."""
     view: ModelView | None = None
     grad_norm: Tensor | None = None
+
+    def share_buffers(self) -> None:
+        """Give every rank the buffers of rank 0, which are those that a checkpoint holds."""
+        if self.ranks.size > 1:
+            from noether.parallel import share_buffers  # late: it takes longer than all of noether
+
+            share_buffers(self.module)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The run's precision around a forward pass."""
@@ -54,14 +65,20 @@ def machine(
     lr_scheduler: Any,
     on_nonfinite: str | Mapping[str, int],
     device: str | None,
+    parallel: str = "ddp",
+    sync_batchnorm: bool = False,
+    ranks: Ranks = ALONE,
     **options: Any,
 ) -> Machine:
-    """The machine of a run, its model on `device` (None: where it is)."""
+    """The machine of a run, its model on `device` (None: where it is), or shared by all ranks."""
     if device is not None:
-        module.to(device)
+        module.to(local_device(device, ranks))
     first = next(module.parameters(), None)
     if first is None:
         raise ConfigurationError([f"the model, a {type(module).__name__}, has no parameters"])
+    forward = module
+    if ranks.size > 1:
+        module, forward = _spread(module, first.device, ranks, parallel, sync=sync_batchnorm)
     if not isinstance(optimizer, torch.optim.Optimizer):
         optimizer = optimizer(module.parameters())
     _check_optimizer(module, optimizer)
@@ -82,11 +99,29 @@ def machine(
         max_skipped=_max_skipped(on_nonfinite),
         device=first.device,
         parameters=[p for group in optimizer.param_groups for p in group["params"]],
+        ranks=ranks,
+        forward=forward,
+        lockstep=ranks.size > 1 and parallel == "fsdp",
         **options,
     )
     made.view = _view(made)
     made.configured = configured(made)
     return made
+
+
+def _spread(
+    module: torch.nn.Module, device: torch.device, ranks: Ranks, parallel: str, *, sync: bool
+) -> tuple[torch.nn.Module, torch.nn.Module]:
+    """The model on several ranks, and what its forward passes go through in training."""
+    from noether import parallel as parallels  # late: it takes longer than all of noether
+
+    if sync:
+        module = parallels.synchronised(module, device)
+    parallels.as_first(module)
+    if parallel == "ddp":
+        return module, parallels.copied(module, device)
+    parallels.sharded(module, device, ranks)
+    return module, module
 
 
 def _check_optimizer(module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -111,7 +146,7 @@ def _view(machine: Machine) -> ModelView:
             return machine.module(*args, **kwargs)
 
     def losses(batch: Any) -> Mapping[str, Tensor]:
-        return evaluate_loss(machine, batch)[0]
+        return evaluate_loss(machine, machine.module, batch)[0]
 
     def norm() -> Tensor | None:
         return machine.grad_norm
@@ -125,10 +160,10 @@ def _view(machine: Machine) -> ModelView:
     )
 
 
-def evaluate_loss(machine: Machine, batch: Any) -> tuple[dict[str, Tensor], Any]:
+def evaluate_loss(machine: Machine, model: Any, batch: Any) -> tuple[dict[str, Tensor], Any]:
     """The named losses of a batch, `total` among them, and the loss function's outputs."""
     with machine.autocast():
-        answer = machine.loss(machine.module, batch)
+        answer = machine.loss(model, batch)
     return named_losses(answer)
 
 
@@ -152,9 +187,18 @@ def _shapes(loss: Any) -> str:
     return f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
 
 
-def backward(machine: Machine, batch: Any, share: float) -> tuple[dict[str, Tensor], Any]:
-    """Forward and backward of a micro-batch that is `share` of its update's samples."""
-    losses, outputs = evaluate_loss(machine, batch)
+def backward(
+    machine: Machine, batch: Any, share: float, *, last: bool = True
+) -> tuple[dict[str, Tensor], Any]:
+    """Forward and backward of a micro-batch that is `share` of its update's samples.
+
+    The ranks exchange their gradients in the `last` one of an update.
+    """
+    if machine.ranks.size > 1:
+        from noether.parallel import set_gradient_sync  # late: it takes longer than all of noether
+
+        set_gradient_sync(machine.forward, last=last)
+    losses, outputs = evaluate_loss(machine, machine.forward, batch)
     total = losses["total"] if share == 1.0 else losses["total"] * share
     total.backward()  # type: ignore[no-untyped-call]
     return {name: loss.detach() for name, loss in losses.items()}, outputs
@@ -163,11 +207,12 @@ def backward(machine: Machine, batch: Any, share: float) -> tuple[dict[str, Tens
 def finish_gradients(machine: Machine) -> None:
     """Measure the gradients' norm, then clip them."""
     gradients = [p.grad for p in machine.parameters if p.grad is not None]
-    machine.grad_norm = torch.nn.utils.get_total_norm(gradients) if gradients else None
-    if machine.clip_norm is not None and machine.grad_norm is not None:
-        torch.nn.utils.clip_grads_with_norm_(
-            machine.parameters, machine.clip_norm, machine.grad_norm
-        )
+    norm = torch.nn.utils.get_total_norm(gradients) if gradients else None
+    if machine.clip_norm is not None and norm is not None:
+        torch.nn.utils.clip_grads_with_norm_(machine.parameters, machine.clip_norm, norm)
+    if norm is not None and hasattr(norm, "full_tensor"):
+        norm = norm.full_tensor()
+    machine.grad_norm = norm
     if machine.clip_value is not None:
         torch.nn.utils.clip_grad_value_(machine.parameters, machine.clip_value)
 
@@ -254,5 +299,7 @@ def evaluating(module: torch.nn.Module) -> Iterator[None]:
 def weights_are_finite(machine: Machine) -> bool:
     """Whether every weight and buffer is finite; waits for the device."""
     held = (*machine.parameters, *machine.module.parameters(), *machine.module.buffers())
-    verdicts = [torch.isfinite(t.detach()).all() for t in held if t.is_floating_point()]
-    return not verdicts or bool(torch.stack(verdicts).all())
+    here = [t.to_local() if hasattr(t, "to_local") else t.detach() for t in held]
+    verdicts = [torch.isfinite(t).all() for t in here if t.is_floating_point()]
+    verdict = not verdicts or bool(torch.stack(verdicts).all())
+    return agreed(machine.ranks, verdict) if machine.lockstep else verdict

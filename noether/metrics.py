@@ -22,6 +22,7 @@ def numbers(values: Mapping[str, Any]) -> dict[str, float]:
     plain: dict[str, float] = {key: v for key, v in values.items() if key not in tensors}
     if tensors:
         # The one place where a logged tick waits for the device.
-        stacked = torch.stack([value.detach().double() for value in tensors.values()])
+        found = [v.full_tensor() if hasattr(v, "full_tensor") else v for v in tensors.values()]
+        stacked = torch.stack([value.detach().double() for value in found])
         plain.update(zip(tensors, stacked.tolist(), strict=True))
     return plain

@@ -7,17 +7,15 @@ from typing import Any
 import torch
 
 from noether.callback import DataPass, Pipeline
+from noether.distributed import gathered
 from noether.errors import suggestion
 from noether.feed import kind, to_device
-from noether.feed.fetches import PASS_SEED
+from noether.feed.fetches import PASS_SEED, portable
 from noether.feed.serving import Batch
 from noether.feed.windows import unserved
 from noether.machine import Machine, evaluating
 from noether.randomness import apart
-from noether.reductions import REDUCTIONS, Run, asked, extend, finished, reduction
-
-Gather = Callable[[Any], list[Any]]
-"""What each rank has, in their order, given what this one has."""
+from noether.reductions import REDUCTIONS, Run, asked, extend, finished, moved, reduction
 
 
 def mistakes(data: DataPass, datasets: Mapping[str, Any]) -> Iterator[str]:
@@ -57,7 +55,6 @@ def serve(
     machine: Machine,
     *,
     poll: Callable[[], None],
-    gather: Gather = lambda value: [value],
 ) -> dict[str, Any]:
     """Run the passes of callbacks that read the same; gives each one's results, or its error.
 
@@ -66,6 +63,7 @@ def serve(
     before each batch and may raise.
     """
     passing = {c.name: Passing(c.data) for c in callbacks if c.data is not None}
+    machine.share_buffers()
     with evaluating(machine.module), apart(PASS_SEED), torch.no_grad():
         try:
             for number, samples, batch in batches:
@@ -76,7 +74,7 @@ def serve(
         except Exception as error:
             for each in passing.values():
                 each.error = each.error or error
-    return {name: _results(each, gather) for name, each in passing.items()}
+    return {name: _results(each, machine) for name, each in passing.items()}
 
 
 def _process(passing: Passing, machine: Machine, number: int, samples: int, batch: Any) -> None:
@@ -101,13 +99,23 @@ def _add(passing: Passing, number: int, samples: int, values: Any) -> None:
     extend(data, passing.runs, number, begun)
 
 
-def _results(passing: Passing, gather: Gather) -> Any:
+def _results(passing: Passing, machine: Machine) -> Any:
     """The results of all ranks as one, or the first rank's error."""
-    found = gather((passing.error, passing.runs))
-    for error, _ in found:
-        if error is not None:
-            return error
+    if machine.ranks.size > 1:
+        _exchange(passing, machine)
+    if passing.error is not None:
+        return passing.error
     try:
-        return finished(passing.data, [run for _, runs in found for run in runs])
+        return finished(passing.data, passing.runs)
     except Exception as error:
         return error
+
+
+def _exchange(passing: Passing, machine: Machine) -> None:
+    """Take over the other ranks' runs and errors."""
+    cpu = torch.device("cpu")
+    error = None if passing.error is None else portable(passing.error)
+    found = gathered(machine.ranks, (error, [moved(run, cpu) for run in passing.runs]))
+    device = cpu if passing.data.offload else machine.device
+    passing.error = next((error for error, _ in found if error is not None), None)
+    passing.runs = [moved(run, device) for _, runs in found for run in runs]

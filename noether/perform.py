@@ -12,6 +12,7 @@ import torch
 from noether import store as storage
 from noether.checkpoint.encoding import encode
 from noether.console import Console
+from noether.distributed import from_first
 from noether.effects import Do, Load, Log, Save, Say, Set, Write
 from noether.errors import CheckpointError, NonFiniteError, suggestion
 from noether.fold import Outcome
@@ -19,7 +20,7 @@ from noether.journal import row
 from noether.loop import Course, judge
 from noether.machine import Machine, apply_setting, weights_are_finite
 from noether.storage import writing
-from noether.turn import Carry, Failure, Request
+from noether.turn import Carry, Failure, Request, fatal
 
 MAX_FAILED_SAVES = 3
 
@@ -89,6 +90,8 @@ def _load(world: World, outcome: Outcome) -> None:
 def _write(world: World, effect: Write) -> None:
     if world.store is None:
         world.console.warn(f"{effect.name} is not written: the run has no run directory")
+        return
+    if world.machine.ranks.rank:
         return
     folder = world.store.run / "outputs"
     folder.mkdir(exist_ok=True)
@@ -168,20 +171,23 @@ def _commit(world: World, store: storage.Store, carry: Carry, requests: Sequence
     )
     progress = trees[storage.STATE]["progress"]
     about = {"update": progress["update"], "progress": progress}
-    return storage.save(store, requests, trees, about)
+    ranks = world.machine.ranks
+    directory = from_first(ranks, lambda: storage.save(store, requests, trees, about))
+    store.committed = about["update"]
+    return directory
 
 
 def tell_failures(world: World, failures: Sequence[Failure]) -> list[Failure]:
     """Report the observers' errors; gives the failures that end the run."""
-    fatal = []
+    found = []
     for failure in failures:
         name = failure.callback.name
-        if failure.callback.critical or failure.callback.on_error == "raise":
-            fatal.append(failure)
+        if fatal(failure.callback):
+            found.append(failure)
             continue
         world.warned[name] = world.warned.get(name, 0) + 1
         if world.warned[name] == 1:
             told = "".join(traceback.format_exception(failure.error)).rstrip()
             which = f"callback {name!r} failed in {failure.hook}"
-            world.console.warn(f"{which}; the run goes on\n{told}")
-    return fatal
+            world.console.warn(f"{which}; the run goes on\n{told}", own=True)
+    return found

@@ -18,6 +18,13 @@ def seed_all(seed: int) -> None:
         numpy.random.seed(seed % 2**32)
 
 
+def seed_rank(seed: int, rank: int, update: int = 0) -> None:
+    """Let each rank but the first, which draws as if it were alone, draw numbers of its own."""
+    if rank:
+        digest = sha256(f"{seed}/rank {rank}/{update}".encode()).digest()
+        seed_all(int.from_bytes(digest[:8], "big") >> 1)
+
+
 def capture() -> dict[str, Any]:
     """All generators' states as tensors and plain values."""
     states: dict[str, Any] = {"torch": torch.get_rng_state(), "python": random.getstate()}

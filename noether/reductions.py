@@ -127,6 +127,19 @@ def _both(data: DataPass, one: Run, other: Run) -> Run:
     return Run(one.first, other.last, values)
 
 
+def moved(run: Run, device: torch.device) -> Run:
+    """The run with its tensors on a device; what is no tensor or list of them stays as it is."""
+    return Run(run.first, run.last, {key: _moved(v, device) for key, v in run.values.items()})
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if type(value) in (list, tuple):
+        return type(value)(_moved(item, device) for item in value)
+    return value
+
+
 def finished(data: DataPass, runs: list[Run]) -> dict[str, Any]:
     """The results of all ranks' runs, joined in data-set order; empty where there are none."""
     if not runs:

@@ -12,6 +12,7 @@ from noether import passes
 from noether import store as storage
 from noether.agenda import Agenda, agenda
 from noether.callback import Pipeline
+from noether.distributed import all_fail, combined, gathered, hear, tell
 from noether.effects import Save
 from noether.feed import Feed, pace, reached, size
 from noether.feed.foresight import Outlook, fetches
@@ -22,7 +23,7 @@ from noether.progress import Progress
 from noether.schedules import Tick
 from noether.signals import Signals
 from noether.state import Event, TrainState
-from noether.turn import Carry, Failure, Fold, Request, foreseen
+from noether.turn import Carry, Combine, Failure, Fold, Request, foreseen
 
 HEARTBEAT = 10.0
 """Seconds between two writings of `status.json`."""
@@ -63,8 +64,10 @@ def lived(session: Session) -> TrainState:
     """The run itself: opening tick, updates, closing tick; every way out runs the closing hooks."""
     try:
         _open(session)
+        _settle(session)
         if not session.carry.stops:
             _updates(session)
+            _settle(session)
         if over := session.carry.stops or _limit(session):
             return _close(session, over)
         _preempted(session)
@@ -77,6 +80,7 @@ def lived(session: Session) -> TrainState:
     finally:
         if session.server is not None:
             close(session.server)
+        session.world.machine.forward = session.world.machine.module
         session.world.console.wipe()
     raise session.signals.error()
 
@@ -116,8 +120,37 @@ def _updates(session: Session) -> None:
             _passage(session, state)
             continue
         _tick(session, state)
-        if session.carry.stops or session.signals.count:
+        if _ends(session):
             return
+
+
+def _ends(session: Session) -> bool:
+    """Whether the run ends after this tick, on all ranks together.
+
+    What all ranks ask is obeyed at once; what some of them know, one tick later.
+    """
+    exchange, stops = session.world.course.exchange, bool(session.carry.stops)
+    if exchange is None:
+        return stops or bool(session.signals.count)
+    earlier, elapsed = exchange.heard, session.world.course.elapsed
+    tell(exchange, stops=stops, signal_number=session.signals.first, seconds=elapsed)
+    if stops and (now := hear(exchange)) is not None and now.stops == exchange.ranks.size:
+        return True
+    return earlier is not None and (earlier.stops > 0 or earlier.signal is not None)
+
+
+def _settle(session: Session) -> None:
+    """Let every rank know what any of them was asked, before they go on or end together."""
+    exchange = session.world.course.exchange
+    if exchange is None:
+        return
+    hear(exchange)
+    found = gathered(exchange.ranks, (session.carry.stops, session.signals.first))
+    stops = dict.fromkeys(reason for reasons, _ in found for reason in reasons)
+    session.carry = replace(session.carry, stops=tuple(stops))
+    first = next((number for _, number in found if number is not None), None)
+    if first is not None and not session.signals.count:
+        session.signals.first, session.signals.count = first, 1
 
 
 POINTS: Mapping[Event, str] = {
@@ -158,6 +191,7 @@ def _tick(session: Session, state: TrainState, *, keep: bool = True) -> None:
         partial(_served, session),
         keep=keep,
         agenda=session.agenda,
+        combine=_combine(session),
     )
     outcome = replace(outcome, requests=(*session.within, *outcome.requests))
     session.within, session.fresh = [], frozenset()
@@ -166,7 +200,8 @@ def _tick(session: Session, state: TrainState, *, keep: bool = True) -> None:
     fatal = tell_failures(world, outcome.failures)
     try:
         perform(world, outcome)
-        if fatal and world.store is not None and state.event == "update":
+        emergency = fatal and world.store is not None and state.event == "update"
+        if emergency and all_fail(world.course.exchange):
             save(world, session.carry, [core_save("emergency")])
     except Exception as error:
         if not fatal:
@@ -179,9 +214,15 @@ def _tick(session: Session, state: TrainState, *, keep: bool = True) -> None:
         write_status(session, "running", None)
 
 
+def _combine(session: Session) -> Combine | None:
+    ranks = session.world.machine.ranks
+    return None if ranks.size == 1 else partial(combined, ranks)
+
+
 def _passage(session: Session, state: TrainState) -> None:
     """Fold a snapshot from within an update."""
-    outcome = folding.passage(session.fold, state, session.carry, session.firing)
+    combine = _combine(session)
+    outcome = folding.passage(session.fold, state, session.carry, session.firing, combine)
     session.carry = outcome.carry
     session.within += outcome.requests
     session.fresh |= outcome.state.fresh
@@ -255,6 +296,7 @@ def _server(session: Session) -> Server:
         fetches(outlook) if session.feed.length is not None else None,
         workers=session.workers,
         pin=world.machine.device.type == "cuda",
+        lockstep=world.machine.lockstep,
     )
 
 
@@ -264,8 +306,9 @@ def _served(session: Session, callbacks: Pipeline) -> Mapping[str, Any]:
     assert data is not None
     assert session.server is not None
     update = session.world.course.progress.update
+    machine, poll = session.world.machine, session.signals.poll
     found = batches(session.server, data, update, foreseen=foreseen(callbacks[0]))
-    return passes.serve(callbacks, found, session.world.machine, poll=session.signals.poll)
+    return passes.serve(callbacks, found, machine, poll=poll)
 
 
 def _raise_fatal(session: Session, state: TrainState, fatal: list[Failure]) -> None:

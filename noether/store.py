@@ -16,6 +16,7 @@ from noether.checkpoint.commit import commit
 from noether.checkpoint.encoding import decode, encode, memory_types
 from noether.checkpoint.manifest import MANIFEST, verify
 from noether.checkpoint.retention import clean, prune
+from noether.distributed import gathered
 from noether.effects import Save
 from noether.errors import CheckpointError, ConfigurationError, RunLockedError
 from noether.feed import to_device
@@ -35,7 +36,8 @@ class Store:
     """An owned run directory."""
 
     run: Path
-    lock: Lock
+    lock: Lock | None
+    """None on all ranks but the first, which alone writes."""
     begun_from: Found | None
     """The checkpoint that this session goes on from."""
     journal: Journal | None = None
@@ -72,7 +74,8 @@ def open_store(series: Path, resume: str) -> Store:
         if resume not in ("never", "auto"):
             found = Found(_explicit(Path(resume)))
         run = new_run(series)
-    store = Store(run, lock(run), found)
+    owned = lock(run)
+    store = Store(run, owned, found)
     try:
         store.notes += clean(store.checkpoints)
         if read_status(run).get("state") == "done":
@@ -84,7 +87,7 @@ def open_store(series: Path, resume: str) -> Store:
             raise ConfigurationError([f"resume 'must': {run} holds no checkpoint; use 'auto'"])
         probe(run)
     except BaseException:
-        store.lock.release()
+        owned.release()
         raise
     return store
 
@@ -111,6 +114,8 @@ def _explicit(path: Path) -> Any:
 
 def begin_journal(store: Store, size: int | None, config: Mapping[str, Any]) -> None:
     """Open the journal, cut back to what the checkpoint knew, and write the configuration."""
+    if store.lock is None:
+        return
     path = store.run / "journal.jsonl"
     store.journal = open_journal(path, size=size)
     # A closing tick that failed is made again, so its row is not the last word.
@@ -123,11 +128,14 @@ def close_store(store: Store) -> None:
     """Close the journal and give the run directory back."""
     if store.journal is not None:
         store.journal.close()
-    store.lock.release()
+    if store.lock is not None:
+        store.lock.release()
 
 
 def status(store: Store, state: str, now: Progress, **more: Any) -> None:
     """Write `status.json`: the state, the last committed update, and a heartbeat."""
+    if store.lock is None:
+        return
     here = {"update": store.committed, "at_update": now.update, "session": now.session}
     write_status(store.run, state=state, **here, heartbeat=time.time(), pid=os.getpid(), **more)
 
@@ -159,7 +167,6 @@ def save(
     if store.journal is not None:
         store.journal.sync()
     directory = commit(store.checkpoints, trees, {**about, "claims": claims})
-    store.committed = about["update"]
     prune(store.checkpoints)
     return directory
 
@@ -174,12 +181,14 @@ def trees(
     journal: int | None,
 ) -> dict[str, Any]:
     """Everything a run is, as trees of tensors and plain values, by file name."""
+    weights, optimizer, remembered = _assembled(machine, carry)
+    random = gathered(machine.ranks, capture())
     state = {
         "progress": asdict(course.progress),
         "offset": course.offset,
         "skipped": course.skipped,
         "seed": seed,
-        "optimizer": machine.optimizer.state_dict(),
+        "optimizer": optimizer,
         "optimizer_kind": type(machine.optimizer).__name__,
         "configured": machine.configured,
         "scheduler": None if machine.scheduler is None else machine.scheduler.state_dict(),
@@ -189,14 +198,25 @@ def trees(
         "stops": carry.stops,
         "length": length,
         "trainable": {n: p.requires_grad for n, p in machine.module.named_parameters()},
-        "random": capture(),
+        "random": random[0],
+        "random_of_ranks": random[1:],
         "journal": journal,
     }
-    memories = {n: encode(m, f"memory of callback {n!r}") for n, m in carry.memories.items()}
+    memories = {n: encode(m, f"memory of callback {n!r}") for n, m in remembered.items()}
     return {
-        WEIGHTS: encode(machine.module.state_dict(), "weights"),
+        WEIGHTS: encode(weights, "weights"),
         STATE: {**encode(state, "state"), "memories": memories},
     }
+
+
+def _assembled(machine: Machine, carry: Carry) -> tuple[Any, Any, Mapping[str, Any]]:
+    """Weights, optimizer and memories; what is shared out among the ranks put together."""
+    weights, optimizer = machine.module.state_dict(), machine.optimizer.state_dict()
+    if not machine.lockstep:
+        return weights, optimizer, carry.memories
+    from noether.parallel import whole  # late: it takes longer than all of noether
+
+    return whole(weights), whole(optimizer), whole(carry.memories)
 
 
 def restore(
@@ -211,7 +231,7 @@ def restore(
     state = decode({k: v for k, v in stored.items() if k != "memories"}, {})
     given = machine.configured
     try:
-        machine.optimizer.load_state_dict(state["optimizer"])
+        machine.optimizer.load_state_dict(_optimizer_state(machine, state["optimizer"]))
         if machine.scheduler is not None and state["scheduler"] is not None:
             machine.scheduler.load_state_dict(state["scheduler"])
         for name, parameter in machine.module.named_parameters():
@@ -231,10 +251,38 @@ def restore(
     return carry, state | {"names": tuple(stored["memories"])}
 
 
+def _optimizer_state(machine: Machine, stored: Any) -> Any:
+    """The optimizer's state as this rank holds it."""
+    if not machine.lockstep:
+        return stored
+    from noether.parallel import shared_out  # late: it takes longer than all of noether
+
+    state = {
+        number: {
+            name: shared_out(value, machine.parameters[number])
+            if isinstance(value, torch.Tensor)
+            else value
+            for name, value in entry.items()
+        }
+        for number, entry in stored["state"].items()
+    }
+    return {**stored, "state": state}
+
+
+def _weights(machine: Machine, stored: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+    """The weights as this rank holds them."""
+    if not machine.lockstep:
+        return stored
+    from noether.parallel import shared_out  # late: it takes longer than all of noether
+
+    own = machine.module.state_dict()
+    return {name: shared_out(value, own.get(name)) for name, value in stored.items()}
+
+
 def load_weights(directory: Path, machine: Machine) -> None:
     """Put a checkpoint's weights into the model; raises CheckpointError where they do not fit."""
     try:
-        machine.module.load_state_dict(load(directory, WEIGHTS))
+        machine.module.load_state_dict(_weights(machine, load(directory, WEIGHTS)))
     except RuntimeError as error:
         raise CheckpointError(f"{directory / WEIGHTS} does not fit the model: {error}") from error
 

@@ -17,13 +17,14 @@ from noether.checkpoint import newest
 from noether.checkpoint.retention import summary
 from noether.console import Console
 from noether.defaults import with_defaults
+from noether.distributed import ALONE, Exchange, Ranks, from_first, joined, ranks_here, restarted
 from noether.errors import ConfigurationError
 from noether.feed import Feed, feed, horizon, reached, size
 from noether.loop import Clock, Course
 from noether.machine import machine
 from noether.perform import World, save
 from noether.progress import Progress
-from noether.randomness import restore, seed_all
+from noether.randomness import restore, seed_all, seed_rank
 from noether.rundir import CHECKPOINTS
 from noether.schedules import Schedule
 from noether.session import Session, core_save, lived, write_status
@@ -31,6 +32,7 @@ from noether.signals import Signals, listening
 from noether.state import TrainState
 from noether.turn import Carry
 
+PARALLEL = ("parallel", "sync_batchnorm")
 FEED = ("batch_size", "accumulate", "collate", "seed", "shuffle", "drop_last", "counters")
 DEFAULTS = ("defaults", "log", "track")
 MACHINE = (
@@ -70,6 +72,8 @@ def train(
     shuffle: bool = True,
     counters: Mapping[str, Callable[[Any], int]] | None = None,
     device: str | None = None,
+    parallel: str = "ddp",
+    sync_batchnorm: bool = False,
     config: Mapping[str, Any] | None = None,
     clock: Clock = time.monotonic,
 ) -> TrainState:
@@ -91,6 +95,9 @@ def train(
     on_nonfinite: "raise", read one tick late; "skip", or {"skip": limit in a row}, read at once.
     run_dir: the series in which this run gets a numbered directory; None writes nothing.
     resume: "never", "auto", "must", or the path of a run or a checkpoint.
+    parallel: on several ranks, started by `torchrun` say, "ddp" keeps a copy of the model on each,
+        "fsdp" shares it out. `batch_size` is that of all ranks together.
+    sync_batchnorm: make batch norms take the mean over all ranks; GPUs only.
     defaults: False for no default callbacks, {"progress": False} for all but one.
     config: what `config.yaml` in the run directory shall say.
 
@@ -102,28 +109,56 @@ def train(
     single = isinstance(given, Callback) or callable(given)
     pipeline = chain(given if single else tuple(given))
     options = {**locals(), "callbacks": pipeline}
-    checked(options, pipeline)
-    with listening() as signals:
-        series = None if run_dir is None else Path(run_dir)
-        if series is not None and (done := storage.finished(series, str(resume))) is not None:
+    ranks = ranks_here()
+    checked(options, pipeline, ranks=ranks.size)
+    with listening() as signals, joined(ranks):
+        return _trained(options, pipeline, signals, ranks)
+
+
+def _trained(
+    options: Mapping[str, Any], pipeline: Pipeline, signals: Signals, ranks: Ranks
+) -> TrainState:
+    """A checked run, its ranks joined."""
+    series = None if options["run_dir"] is None else Path(options["run_dir"])
+    resume = str(options["resume"])
+    if resume == "never" and series is not None and restarted():
+        resume = "auto"
+    if series is not None:
+        done = from_first(ranks, lambda: storage.finished(series, resume))
+        if done is not None:
             return _already_done(done, options)
-        session = _prepared(options, pipeline, signals)
-        if series is None:
-            return lived(session)
-        described = described_run(options, session.fold.pipeline)
-        session.world.store = storage.open_store(series, str(resume))
-        return _recorded(session, described)
+    session = _prepared(options, pipeline, signals, ranks)
+    if series is None:
+        return lived(session)
+    described = described_run(options, session.fold.pipeline)
+    session.world.store = _opened(series, resume, ranks)
+    return _recorded(session, described)
+
+
+def _opened(series: Path, resume: str, ranks: Ranks) -> storage.Store:
+    """The run directory, which rank 0 opens; the others are told where it is."""
+    own: list[storage.Store] = []
+
+    def opened() -> tuple[Any, ...]:
+        own.append(storage.open_store(series, resume))
+        return own[0].run, own[0].begun_from, own[0].committed
+
+    run, begun_from, committed = from_first(ranks, opened)
+    return own[0] if own else storage.Store(run, None, begun_from, committed=committed)
 
 
 def chosen(options: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     return {name: options[name] for name in names}
 
 
-def laid_out(options: Mapping[str, Any], pipeline: Pipeline) -> tuple[Feed, Progress, Pipeline]:
+def laid_out(
+    options: Mapping[str, Any], pipeline: Pipeline, ranks: Ranks = ALONE
+) -> tuple[Feed, Progress, Pipeline]:
     """What the arguments of `train` make of a run: its feed, its horizon, and its callbacks with
     the default ones, in the fold's order. Only the training set is looked at.
     """
-    served = feed(options["train_set"], **chosen(options, FEED))
+    own = chosen(options, FEED) | {"rank": ranks.rank, "ranks": ranks.size}
+    served = feed(options["train_set"], **own)
     total = horizon(served, options["until"])
     saves = options["run_dir"] is not None
     pipeline = with_defaults(pipeline, total, saves=saves, **chosen(options, DEFAULTS))
@@ -135,18 +170,23 @@ def laid_out(options: Mapping[str, Any], pipeline: Pipeline) -> tuple[Feed, Prog
     return served, total, dataflow.order(pipeline)
 
 
-def _prepared(options: Mapping[str, Any], pipeline: Pipeline, signals: Signals) -> Session:
+def _prepared(
+    options: Mapping[str, Any], pipeline: Pipeline, signals: Signals, ranks: Ranks
+) -> Session:
     """A session at the beginning of a run, nothing written yet."""
-    served, total, pipeline = laid_out(options, pipeline)
+    served, total, pipeline = laid_out(options, pipeline, ranks)
     fold = folding.compiled(pipeline)
     seed_all(options["seed"])
-    made = machine(options["model"], **chosen(options, MACHINE))
+    made = machine(options["model"], ranks=ranks, **chosen(options, MACHINE + PARALLEL))
+    seed_rank(options["seed"], ranks.rank)
     datasets = dict(options["datasets"] or {})
     start = Progress()
     course = Course(start, clock=options["clock"])
+    course.exchange = None if ranks.size == 1 else Exchange(ranks)
     lengths = {"train": served.length, **{name: size(data) for name, data in datasets.items()}}
     base = TrainState("start", start, start, total=total, model=made.view, dataset_lengths=lengths)
-    console = Console()
+    base = replace(base, rank=ranks.rank, world_size=ranks.size)
+    console = Console(rank=ranks.rank)
     if total.sample is not None:
         for name, why in forecast.warnings(pipeline, forecast.line(served, total)):
             console.warn(f"callback {name!r} can never run: {why}")
@@ -195,7 +235,7 @@ def _recorded(session: Session, config: Mapping[str, Any]) -> TrainState:
 
 
 def _keep_traceback(store: storage.Store, error: BaseException, console: Console) -> None:
-    path = store.run / "traceback.txt"
+    path = store.run / ("traceback.txt" if store.lock else f"traceback.{console.rank}.txt")
     with suppress(OSError):
         path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
         console.say(f"traceback in {path}")
@@ -251,9 +291,19 @@ def _continue(session: Session, store: storage.Store, config: Mapping[str, Any])
         session.world.console.say(line)
     session.feed = replace(session.feed, seed=stored["seed"])
     session.world.seed = stored["seed"]
-    restore(stored["random"])
+    _restore_random(session, stored)
     session.world.console.say(f"resumed from {found.directory} at update {course.progress.update}")
     return 0 if store.committed is None else stored["journal"]
+
+
+def _restore_random(session: Session, stored: Mapping[str, Any]) -> None:
+    """Each rank's own random numbers; a rank that was not there before begins new ones."""
+    rank = session.world.machine.ranks.rank
+    states = [stored["random"], *stored.get("random_of_ranks", ())]
+    if rank < len(states):
+        restore(states[rank])
+    else:
+        seed_rank(stored["seed"], rank, session.world.course.progress.update)
 
 
 def _differences(

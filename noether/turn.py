@@ -9,12 +9,14 @@ import torch
 
 from noether.agenda import Agenda, due, woken
 from noether.callback import Callback, Pipeline
-from noether.dataflow import matches
+from noether.dataflow import matches, overlap, writes
 from noether.effects import Effect, Log, Write
 from noether.metrics import check_metric, numbers
 from noether.state import TrainState
 
 EFFECTS = get_args(Effect)
+Combine = Callable[[Mapping[str, float], Mapping[str, str]], Mapping[str, float]]
+"""Metrics made equal on all ranks, each by its `over_ranks`."""
 Serve = Callable[[Pipeline], Mapping[str, Any]]
 """The results of passes that read the same, by callback, an exception where one failed."""
 
@@ -74,6 +76,8 @@ class Turn:
     """Those that have changed in this tick."""
     schedules: dict[str, Any] = field(default_factory=dict)
     """Memories of schedules that have been stepped in this tick."""
+    combine: Combine | None = None
+    """None: there is but one rank, or the others can't be asked any more."""
     agenda: Agenda | None = None
     asking: list[int] = field(default_factory=list)
     """Positions of scheduled callbacks still to be asked, as a heap."""
@@ -85,6 +89,10 @@ class Turn:
     """Of the passes that have been made, by callback."""
     pending: dict[str, Any] = field(default_factory=dict)
     """Metrics logged but not yet read from the device."""
+    over: dict[str, str] = field(default_factory=dict)
+    """How they are combined over ranks."""
+    missed: list[Callback] = field(default_factory=list)
+    """Those that failed here, and may have logged on other ranks."""
     sources: dict[str, str] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
@@ -139,7 +147,7 @@ def _ask(turn: Turn, callback: Callback) -> None:
 
 
 def _fires(turn: Turn, callback: Callback) -> bool:
-    if turn.pending and _looks(turn, callback):
+    if _looks(turn, callback):
         read(turn)
     question = (callback, turn.state, turn.carry.schedules, turn.schedules)
     if not guarded(turn, callback, "schedule", asked, *question):
@@ -167,10 +175,15 @@ def asked(
 
 def _looks(turn: Turn, callback: Callback) -> bool:
     """Whether the callback may look at a metric that is still on the device."""
-    if callback.reads is None:
+    if not turn.pending and not turn.missed:
+        return False
+    if callback.reads is None or any(each.writes is None for each in turn.missed):
         return True
     wanted = (*turn.fold.needs[callback.name], *callback.reads_optional)
-    return any(matches(metric, wanted) for metric in turn.pending)
+    promised = (key for each in turn.missed for key in writes(each))
+    return any(matches(metric, wanted) for metric in turn.pending) or any(
+        overlap(key, one) for key in promised for one in wanted
+    )
 
 
 UNCONDITIONAL = ("before_training", "after_training", "on_exception")
@@ -178,7 +191,7 @@ UNCONDITIONAL = ("before_training", "after_training", "on_exception")
 
 def run(turn: Turn, callback: Callback, hook: str) -> None:
     """Run a callback's hook, if the metrics that it needs have been written."""
-    if turn.pending and _looks(turn, callback):
+    if _looks(turn, callback):
         read(turn)
     known = turn.state.metrics.keys()
     if hook not in UNCONDITIONAL and not turn.fold.needs[callback.name] <= known:
@@ -254,6 +267,7 @@ def _logged(turn: Turn, callback: Callback, log: Log) -> Log:
         if turn.sources.setdefault(key, callback.name) != callback.name:
             raise ValueError(f"{turn.sources[key]!r} wrote {key} already; a metric has one writer")
     turn.pending.update(metrics)
+    turn.over |= dict.fromkeys(metrics, log.over_ranks)
     if turn.agenda is not None:
         for position in woken(turn.agenda, metrics):
             heappush(turn.asking, position)
@@ -262,11 +276,16 @@ def _logged(turn: Turn, callback: Callback, log: Log) -> Log:
 
 def read(turn: Turn) -> None:
     """Turn what was logged into plain numbers, with one transfer for all of them."""
-    if turn.pending:
-        fresh = turn.state.fresh | turn.pending.keys()
-        metrics = {**turn.state.metrics, **numbers(turn.pending)}
-        turn.state = replace(turn.state, metrics=metrics, fresh=fresh)
-        turn.pending.clear()
+    if not turn.pending and not turn.missed:
+        return
+    found: Mapping[str, float] = numbers(turn.pending)
+    if turn.combine is not None:
+        found = turn.combine(found, turn.over)
+    fresh = turn.state.fresh | found.keys()
+    turn.state = replace(turn.state, metrics={**turn.state.metrics, **found}, fresh=fresh)
+    turn.pending.clear()
+    turn.over.clear()
+    turn.missed.clear()
 
 
 def guarded(turn: Turn, callback: Callback, hook: str, function: Any, *args: Any) -> Any:
@@ -275,4 +294,22 @@ def guarded(turn: Turn, callback: Callback, hook: str, function: Any, *args: Any
         return function(*args)
     except Exception as error:
         turn.failures.append(Failure(callback, hook, error))
+        _fail(turn, callback, hook)
         return None
+
+
+def _fail(turn: Turn, callback: Callback, hook: str) -> None:
+    """A rank on which the run ends asks the others nothing more; else they may have logged."""
+    if fatal(callback):
+        turn.combine = None
+    # If they have is not known; that a hook without promises logs when it is scheduled is likely.
+    elif turn.combine and (callback.writes or (callback.writes is None and hook in SCHEDULED)):
+        turn.missed.append(callback)
+
+
+SCHEDULED = ("on_schedule", "schedule")
+
+
+def fatal(callback: Callback) -> bool:
+    """Whether an error of the callback ends the run."""
+    return callback.critical or callback.on_error == "raise"
