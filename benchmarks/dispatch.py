@@ -23,7 +23,7 @@ UPDATES = 5_000
 REPEATS = 5
 
 
-def serve(callbacks: Pipeline) -> Mapping[str, Any]:
+def serve(callbacks: Pipeline, memories: Mapping[str, Any]) -> Mapping[str, Any]:
     return {callback.name: {} for callback in callbacks}
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from noether import passes
+from noether import averages, passes
 from noether.callback import Callback, Pipeline
 from noether.errors import ConfigurationError, suggestion
 from noether.feed import kind
@@ -39,6 +39,7 @@ def checked(
         *(_ranks(options, ranks) if ranks > 1 else ()),
         *_directories(options, pipeline),
         *_passes(options["datasets"], pipeline),
+        *_weights(pipeline, shared_out=ranks > 1 and options["parallel"] == "fsdp"),
         *_counters(options["counters"]),
     ]
     if problems:
@@ -172,6 +173,13 @@ def _passes(given: Any, pipeline: Pipeline) -> Iterator[str]:
     for callback in pipeline:
         if callback.data is not None:
             for mistake in passes.mistakes(callback.data, datasets):
+                yield f"callback {callback.name!r}: {mistake}"
+
+
+def _weights(pipeline: Pipeline, *, shared_out: bool) -> Iterator[str]:
+    for callback in pipeline:
+        if callback.data is not None:
+            for mistake in averages.mistakes(callback.data, pipeline, shared_out=shared_out):
                 yield f"callback {callback.name!r}: {mistake}"
 
 

@@ -113,6 +113,8 @@ class Callback:
     """Metrics it provides, globs allowed; `{I}` stands for the callback's interval label."""
     critical: bool = False
     on_error: OnError = "raise"
+    averages: Mapping[str, Callable[[Any], Mapping[str, Any]]] = field(default_factory=dict)
+    """Weights that it keeps: by name, a function from its memory to tensors by their names."""
     origin: Origin | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -191,7 +193,10 @@ def _found(origin: Origin) -> Any:
     return found
 
 
-BESIDE = (*("init", "point", "data", "reads", "reads_optional", "writes", "critical", "on_error"),)
+BESIDE = (
+    *("init", "point", "data", "reads", "reads_optional", "writes", "critical", "on_error"),
+    "averages",
+)
 """What `hook` and `stateful` put around a function."""
 
 
@@ -222,6 +227,7 @@ def callback_from(target: "Callback | Hook", **fields: Any) -> Callback:
     """A function as a callback named after it; a callback with what `fields` say otherwise."""
     if isinstance(target, Callback):
         usual = {entry.name: entry.default for entry in dataclass_fields(Callback)}
+        usual["averages"] = {}
         given = {key: value for key, value in fields.items() if value != usual[key]}
         return replace(target, **given) if given else target
     name = getattr(target, "__name__", type(target).__name__)
@@ -281,8 +287,12 @@ def stateful(
     writes: Iterable[str] | None = None,
     critical: bool = False,
     on_error: OnError = "raise",
+    averages: Mapping[str, Callable[[Any], Mapping[str, Any]]] | None = None,
 ) -> Callable[[Hook], Callback]:
     """Decorate a function `(state, memory) -> (memory, effects)`; `init(state)` begins the memory.
+
+    averages: weights that it keeps, for data passes to evaluate: by name, a function from the
+        memory to tensors by the names of the model's parameters and buffers.
 
     >>> @stateful(init=lambda state: 0)
     ... def count(state, n):
@@ -290,7 +300,7 @@ def stateful(
     >>> count.init(None)
     0
     """
-    fields = locals()
+    fields = locals() | {"averages": averages or {}}
     return lambda function: callback_from(function, **fields)
 
 

@@ -171,7 +171,7 @@ def _turn(fold: Fold, state: TrainState, carry: Carry, serve: Serve) -> Turn:
     return Turn(fold, carry, state, serve)
 
 
-def _serve_nothing(callbacks: Pipeline) -> Mapping[str, Any]:
+def _serve_nothing(callbacks: Pipeline, memories: Mapping[str, Any]) -> Mapping[str, Any]:
     names = ", ".join(repr(callback.name) for callback in callbacks)
     raise RuntimeError(f"the pass of {names} is served at the end of a tick only")
 

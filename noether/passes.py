@@ -1,11 +1,12 @@
 """A pass over an evaluation set: every sample once, joined into one value per key."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
+from noether.averages import having
 from noether.callback import DataPass, Pipeline
 from noether.distributed import gathered
 from noether.errors import suggestion
@@ -25,8 +26,6 @@ def mistakes(data: DataPass, datasets: Mapping[str, Any]) -> Iterator[str]:
     for wanted in asked(data):
         if not callable(wanted) and wanted not in REDUCTIONS:
             yield f"reduce {wanted!r}: {suggestion(str(wanted), REDUCTIONS)}"
-    if data.weights != "live":
-        yield f"weights {data.weights!r} are not kept by any callback; use 'live'"
     if data.batch_size is not None and kind(datasets.get(data.dataset)) == "batches":
         yield f"batch_size {data.batch_size}: {data.dataset!r} is a DataLoader with its own batches"
 
@@ -43,6 +42,8 @@ class Passing:
     """One callback's pass under way."""
 
     data: DataPass
+    weights: Mapping[str, torch.Tensor] | None
+    """Those to make it with; None: the live ones."""
     runs: list[Run] = field(default_factory=list)
     """What the batches of this rank gave so far."""
     error: Exception | None = None
@@ -55,14 +56,17 @@ def serve(
     machine: Machine,
     *,
     poll: Callable[[], None],
+    weights: Mapping[str, Mapping[str, torch.Tensor] | None],
 ) -> dict[str, Any]:
     """Run the passes of callbacks that read the same; gives each one's results, or its error.
+
+    Each is made with the `weights` of its callback, None for the live ones.
 
     The model is in evaluation mode, without gradients, in the run's precision; mode and random
     numbers of training are untouched. An error on one rank is the error of all. `poll` is called
     before each batch and may raise.
     """
-    passing = {c.name: Passing(c.data) for c in callbacks if c.data is not None}
+    passing = {c.name: Passing(c.data, weights[c.name]) for c in callbacks if c.data is not None}
     machine.share_buffers()
     with evaluating(machine.module), apart(PASS_SEED), torch.no_grad():
         try:
@@ -82,11 +86,23 @@ def _process(passing: Passing, machine: Machine, number: int, samples: int, batc
     if passing.error is not None:
         return
     try:
-        values = passing.data.process(machine.view, batch)
+        values = _processed(passing, machine, batch)
         if samples:
             _add(passing, number, samples, {} if values is None else values)
     except Exception as error:
         passing.error = error
+
+
+def _processed(passing: Passing, machine: Machine, batch: Any) -> Any:
+    process, weights, view = passing.data.process, passing.weights, machine.view
+    if weights is None or view is None:
+        return process(view, batch)
+    parameters = {name: weights[name] for name in view.parameters if name in weights}
+    buffers = {name: weights[name] for name in view.buffers if name in weights}
+    averaged = replace(
+        view, parameters={**view.parameters, **parameters}, buffers={**view.buffers, **buffers}
+    )
+    return having(machine.module, weights, lambda: process(averaged, batch))
 
 
 def _add(passing: Passing, number: int, samples: int, values: Any) -> None:

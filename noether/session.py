@@ -11,6 +11,7 @@ from noether import fold as folding
 from noether import passes
 from noether import store as storage
 from noether.agenda import Agenda, agenda
+from noether.averages import weights
 from noether.callback import Pipeline
 from noether.distributed import all_fail, combined, gathered, hear, tell
 from noether.effects import Save
@@ -300,7 +301,9 @@ def _server(session: Session) -> Server:
     )
 
 
-def _served(session: Session, callbacks: Pipeline) -> Mapping[str, Any]:
+def _served(
+    session: Session, callbacks: Pipeline, memories: Mapping[str, Any]
+) -> Mapping[str, Any]:
     """The results of the passes of callbacks that read the same."""
     data = callbacks[0].data
     assert data is not None
@@ -308,7 +311,9 @@ def _served(session: Session, callbacks: Pipeline) -> Mapping[str, Any]:
     update = session.world.course.progress.update
     machine, poll = session.world.machine, session.signals.poll
     found = batches(session.server, data, update, foreseen=foreseen(callbacks[0]))
-    return passes.serve(callbacks, found, machine, poll=poll)
+    pipeline = session.fold.pipeline
+    named = {c.name: weights(pipeline, c.data.weights, memories) for c in callbacks if c.data}
+    return passes.serve(callbacks, found, machine, poll=poll, weights=named)
 
 
 def _raise_fatal(session: Session, state: TrainState, fatal: list[Failure]) -> None:

@@ -17,8 +17,9 @@ from noether.state import TrainState
 EFFECTS = get_args(Effect)
 Combine = Callable[[Mapping[str, float], Mapping[str, str]], Mapping[str, float]]
 """Metrics made equal on all ranks, each by its `over_ranks`."""
-Serve = Callable[[Pipeline], Mapping[str, Any]]
-"""The results of passes that read the same, by callback, an exception where one failed."""
+Serve = Callable[[Pipeline, Mapping[str, Any]], Mapping[str, Any]]
+"""The results of passes that read the same, by callback, an exception where one failed; told the
+memories, for the weights that they hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +228,7 @@ def _results(turn: Turn, callback: Callback) -> Any:
         known = any(callback is each for each in turn.passes)
         together = [c for c in turn.passes if _together(c, callback)] if known else [callback]
         turn.passes = [c for c in turn.passes if c not in together]
-        turn.results |= turn.serve(tuple(together))
+        turn.results |= turn.serve(tuple(together), {**turn.carry.memories, **turn.memories})
     found = turn.results[callback.name]
     if isinstance(found, Exception):
         raise found

@@ -170,9 +170,11 @@ def test_a_page_shows_options_with_types_and_defaults_reads_and_writes(
 ) -> None:
     assert main(["hooks", "offline_loss"]) == 0
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
-    assert lines[2:6] == [
+    assert lines[2:8] == [
         "dataset: str",
         "batch_size: int | None = None",
+        "weights: str = 'live'",
+        "limit: int | None = None",
         "reads: nothing",
         "writes: loss/<dataset>/*",
     ]

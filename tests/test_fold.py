@@ -52,7 +52,7 @@ def end(n: int) -> TrainState:
     return replace(update(n), event="end", before=update(n).now)
 
 
-def nothing(callbacks: Pipeline) -> Mapping[str, Any]:
+def nothing(callbacks: Pipeline, memories: Mapping[str, Any]) -> Mapping[str, Any]:
     return {callback.name: {} for callback in callbacks}
 
 
@@ -467,7 +467,7 @@ def test_a_stop_is_carried_with_its_reason() -> None:
 def test_a_data_pass_is_served_only_when_its_schedule_fires_and_to_its_owner_alone() -> None:
     served: list[str] = []
 
-    def serve(callbacks: Pipeline) -> Mapping[str, Any]:
+    def serve(callbacks: Pipeline, memories: Mapping[str, Any]) -> Mapping[str, Any]:
         served.extend(callback.name for callback in callbacks)
         return {callback.name: {"n": len(served)} for callback in callbacks}
 

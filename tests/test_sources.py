@@ -589,6 +589,7 @@ def test_a_worker_killed_in_a_pass_is_an_error_and_no_endless_wait(*, foreseen: 
 @pytest.mark.parametrize("how", ["done", "failed", "stopped short"])
 def test_no_worker_is_left_however_a_run_ends(how: str) -> None:
     data: Any = Unreadable(16, at=9) if how == "failed" else Numbered(16)
+    before = set(multiprocessing.active_children())
     with suppress(OSError):
         fit(
             data,
@@ -599,7 +600,7 @@ def test_no_worker_is_left_however_a_run_ends(how: str) -> None:
         )
         assert how != "failed"
     gc.collect()
-    assert multiprocessing.active_children() == []
+    assert set(multiprocessing.active_children()) <= before
 
 
 # ---------------------------------------------------------------- signals to the whole group

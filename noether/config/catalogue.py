@@ -3,7 +3,7 @@
 import inspect
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, get_args
 
 from noether import dataflow, hooks
 from noether.callback import Callback
@@ -27,6 +27,8 @@ def page(name: str) -> str:
     <BLANKLINE>
       dataset: str
       batch_size: int | None = None
+      weights: str = 'live'
+      limit: int | None = None
       reads: nothing
       writes: accuracy/<dataset>
     ...
@@ -64,4 +66,5 @@ def facts(function: Callable[..., Callback]) -> Iterator[str]:
 
 def placeholder(name: str, kind: Any) -> Any:
     """Something for a required option, recognisable where it is text."""
-    return {int: 1, float: 1.0}.get(kind, f"<{name}>")
+    kinds = get_args(kind) or (kind,)
+    return 0.5 if float in kinds else 1 if int in kinds else f"<{name}>"

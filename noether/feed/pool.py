@@ -19,15 +19,39 @@ class Pool:
 
     shelf: Any
     options: dict[str, Any]
-    stream: Iterator[tuple[Fetch, Any]]
+    stream: "Loading"
     head: deque[tuple[Fetch, Any]] = field(default_factory=deque)
     """The stream's next batch, once it was looked at."""
     wanted: Any = field(default_factory=list)
     """What `others` shall load next."""
     others: Any = None
     """A loader whose workers stay, for what the stream does not hold."""
-    extra: Any = None
+    extra: "Loading | None" = None
     """Its batches."""
+
+
+@dataclass(slots=True)
+class Loading:
+    """What a loader's workers are at."""
+
+    batches: Any
+    error: Exception | None = None
+    """What went wrong with the workers themselves."""
+
+
+def following(loading: Loading) -> Any:
+    """The next of a loader's batches, waited for; None at their end.
+
+    Workers that have failed once are not asked again: a message half received would be waited for
+    without end.
+    """
+    if loading.error is not None:
+        raise FeedError(f"the workers have failed before: {loading.error}") from loading.error
+    try:
+        return next(loading.batches, None)
+    except Exception as error:
+        loading.error = error
+        raise
 
 
 def pool(shelf: Shelf, ahead: Any, workers: int, *, pin: bool) -> Pool:
@@ -35,9 +59,9 @@ def pool(shelf: Shelf, ahead: Any, workers: int, *, pin: bool) -> Pool:
     options = {"num_workers": workers, "collate_fn": unchanged, **worker_options(pin=pin)}
     served: Any = shelf  # a data set by what it can do
     if ahead is None:
-        return Pool(served, options, iter(()))
+        return Pool(served, options, Loading(iter(())))
     loader: DataLoader[Any] = DataLoader(served, batch_sampler=ahead, **options)
-    return Pool(served, options, iter(loader))
+    return Pool(served, options, Loading(iter(loader)))
 
 
 def worker_options(*, pin: bool) -> dict[str, Any]:
@@ -80,8 +104,9 @@ def close_pool(pool: Pool) -> None:
     pool.head.clear()
 
 
-def end(batches: Any) -> None:
-    """End the workers behind a loader's batches, whatever they are at."""
+def end(loading: Loading | None) -> None:
+    """End the workers, whatever they are at."""
+    batches: Any = None if loading is None else loading.batches
     # Left to garbage collection, workers live as long as a traceback refers to them; and as they
     # are deaf to SIGTERM, one that is stuck would keep the process from ending.
     if hasattr(batches, "_shutdown_workers"):
@@ -94,7 +119,7 @@ def end(batches: Any) -> None:
 def _peek(pool: Pool) -> tuple[Fetch, Any] | None:
     """The stream's next batch, waited for; None at its end."""
     if not pool.head:
-        pool.head.extend(item for item in [next(pool.stream, None)] if item is not None)
+        pool.head.extend(item for item in [following(pool.stream)] if item is not None)
     return pool.head[0] if pool.head else None
 
 
@@ -131,8 +156,10 @@ def _others(pool: Pool, wanted: Sequence[Fetch]) -> Iterator[Any]:
             **pool.options,
         )
     pool.wanted[:] = wanted
-    found = pool.extra = iter(pool.others)
-    return (_checked(each, *next(found)) for each in wanted)
+    if pool.extra is None or pool.extra.error is None:
+        pool.extra = Loading(iter(pool.others))
+    found = pool.extra
+    return (_checked(each, *following(found)) for each in wanted)
 
 
 def _checked(wanted: Fetch, found: Fetch, batch: Any) -> Any:

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from noether.errors import FeedError
 from noether.feed.fetches import Failed, loaded, portable
-from noether.feed.pool import unchanged, worker_options
+from noether.feed.pool import Loading, following, unchanged, worker_options
 
 Tag = tuple[int, int]
 """How often the data has been begun, and the item's place in it."""
@@ -52,7 +52,7 @@ class Elsewhere:
 
     loader: Any
     rounds: Rounds
-    found: Any = None
+    found: Loading | None = None
 
 
 def elsewhere(make: Callable[[], Iterator[Any]], *, pin: bool) -> Elsewhere:
@@ -67,9 +67,10 @@ def elsewhere(make: Callable[[], Iterator[Any]], *, pin: bool) -> Elsewhere:
 def items(reading: Elsewhere) -> Iterator[Any]:
     """The items from the first one on, each checked to be the next."""
     reading.rounds.number += 1
-    reading.found = iter(reading.loader)
+    if reading.found is None or reading.found.error is None:
+        reading.found = Loading(iter(reading.loader))
     for wanted in reading.rounds:
-        tag, item = next(reading.found)
+        tag, item = following(reading.found)
         if tag != wanted:
             raise FeedError(f"asked for item {wanted} of an iterable, found {tag}")
         if item is None:

@@ -1,5 +1,6 @@
 """The built-in callbacks: functions that return a `Callback` and take keyword options only."""
 
+from noether.hooks.averaging import ema
 from noether.hooks.checkpointing import best_checkpoint, checkpoint
 from noether.hooks.evaluation import accuracy, offline_loss
 from noether.hooks.monitoring import learning_rate, online_loss, param_count, progress
@@ -10,6 +11,7 @@ __all__ = [
     "best_checkpoint",
     "checkpoint",
     "early_stopping",
+    "ema",
     "learning_rate",
     "offline_loss",
     "online_loss",

@@ -120,7 +120,7 @@ def _firing(fold: Fold, tick: TrainState, carry: Carry) -> tuple[Pipeline, Carry
 
 
 def _tick(fold: Fold, state: TrainState, carry: Carry, results: Mapping[str, Any]) -> Outcome:
-    def serve(callbacks: Pipeline) -> Mapping[str, Any]:
+    def serve(callbacks: Pipeline, memories: Mapping[str, Any]) -> Mapping[str, Any]:
         return {callback.name: results for callback in callbacks}
 
     resumed = state.event == "start" and state.now.session > 1

@@ -184,7 +184,7 @@ def saved(fold: Fold, values: list[float | None]) -> list[int]:
     carry, found = begin(fold, start, Carry()).carry, []
     for update in range(1, len(values) + 1):
         state = TrainState("update", Progress(update=update - 1), Progress(update=update))
-        outcome = tick(fold, state, carry, lambda callbacks: {})
+        outcome = tick(fold, state, carry, lambda callbacks, memories: {})
         carry = outcome.carry
         assert not outcome.failures
         if any(isinstance(r.effect, Save) for r in outcome.requests):

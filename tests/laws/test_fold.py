@@ -18,7 +18,7 @@ from tests import strategies as invent
 from tests.strategies import Walk
 
 
-def serve(callbacks: Pipeline) -> Mapping[str, Any]:
+def serve(callbacks: Pipeline, memories: Mapping[str, Any]) -> Mapping[str, Any]:
     return {callback.name: {} for callback in callbacks}
 
 

@@ -51,6 +51,7 @@ BUILT_IN: Mapping[str, tuple[Callback, Mapping[str, Any] | None]] = {
     "best_checkpoint": (hooks.best_checkpoint(metric=LOSS, keep_best=2), None),
     "checkpoint": (hooks.checkpoint(), None),
     "early_stopping": (hooks.early_stopping(metric=LOSS, patience=2), None),
+    "ema": (hooks.ema(decay=[0.9, 0.5], start=2, every=2, warmup=True), None),
     "learning_rate": (every(updates=2)(hooks.learning_rate(momentum=True)), None),
     "offline_loss": (hooks.offline_loss(dataset="val"), {"total": torch.tensor(0.5)}),
     "online_loss": (every(updates=3)(hooks.online_loss()), None),
