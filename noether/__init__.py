@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         NonFiniteError,
         RunLockedError,
     )
+    from noether.evaluation import evaluate
     from noether.progress import Progress
     from noether.schedules import (
         Schedule,
@@ -49,6 +50,7 @@ _SOURCES = {
         *("CheckpointError", "ConfigurationError", "FeedError", "HookError", "NonFiniteError"),
         "RunLockedError",
     ),
+    "evaluation": ("evaluate",),
     "progress": ("Progress",),
     "schedules": (
         *("Schedule", "after", "always", "at", "between", "cooldown", "each_session", "every"),
@@ -91,6 +93,7 @@ __all__ = [
     "chain",
     "cooldown",
     "each_session",
+    "evaluate",
     "every",
     "factory",
     "first",

@@ -93,6 +93,12 @@ def parser() -> argparse.ArgumentParser:
         help="go on with the newest run that isn't done, or with the run or checkpoint at PATH; "
         "must refuses to start afresh",
     )
+    evaluating = commands.add_parser("evaluate", help=EVALUATES, description=EVALUATES)
+    evaluating.add_argument("run", metavar="RUN", help="a run directory, or a series of them")
+    evaluating.add_argument(
+        "--checkpoint", default="latest", metavar="latest|best|TAG", help="which one of the run"
+    )
+    common(evaluating, evaluate)
     configured(commands, "check", check, "validate and build all of it, run and write nothing")
     planning = configured(
         commands, "plan", plan, "say beforehand what will run when; train nothing"
@@ -114,6 +120,13 @@ def configured(
     """A command that reads a configuration."""
     made: argparse.ArgumentParser = commands.add_parser(name, help=purpose, description=purpose)
     made.add_argument("config", metavar="CONFIG", help="a YAML file")
+    return common(made, command)
+
+
+def common(
+    made: argparse.ArgumentParser, command: Callable[[argparse.Namespace], None]
+) -> argparse.ArgumentParser:
+    """What all commands with a configuration take."""
     made.add_argument(
         "overrides", nargs="*", metavar="key=value", help="run.until.epochs=3, for instance"
     )
@@ -127,6 +140,9 @@ def configured(
     made.add_argument("--traceback", action="store_true", help="print where an error comes from")
     made.set_defaults(command=command)
     return made
+
+
+EVALUATES = "make every data pass of a run once, with the weights of a checkpoint"
 
 
 def installed() -> str:
@@ -150,6 +166,25 @@ def train(options: argparse.Namespace) -> None:
     """Train to the end."""
     more = {} if options.resume is None else {"resume": options.resume}
     loaded(options).train(**more)
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Make every data pass once, and print what was found."""
+    options.config = configuration(Path(options.run))
+    found = loaded(options).evaluate(options.run, checkpoint=options.checkpoint)
+    if found.rank == 0:
+        for name in sorted(found.fresh):
+            print(f"{name}: {found.metrics[name]:.6g}")
+
+
+def configuration(run: Path) -> Path:
+    """The configuration of a run, or of the newest one of a series."""
+    from noether.rundir import CHECKPOINTS, runs
+
+    newest = run if (run / CHECKPOINTS).is_dir() else next(iter(runs(run)), run)
+    if not (newest / "config.yaml").is_file():
+        raise ConfigurationError([f"{run} is no run directory with a config.yaml, nor a series"])
+    return newest / "config.yaml"
 
 
 def check(options: argparse.Namespace) -> None:

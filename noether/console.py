@@ -65,6 +65,15 @@ class Console:
         line = line[: shutil.get_terminal_size().columns - 1]
         print(f"\r\x1b[2K{line}", end="", file=self.err, flush=True)
 
+    def passing(self, name: str, done: int, total: int | None) -> None:
+        """Redraw the live line with the batches of a pass that are done."""
+        reading = self.clock()
+        if self.rank or not self.live or reading - self.drawn < REDRAW or not self.err.isatty():
+            return
+        self.drawn = reading
+        line = f"{name}: batch {done}{_of(total)}"[: shutil.get_terminal_size().columns - 1]
+        print(f"\r\x1b[2K{line}", end="", file=self.err, flush=True)
+
     def wipe(self) -> None:
         """Clear the live line."""
         if self.drawn:

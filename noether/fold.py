@@ -148,6 +148,30 @@ def passage(
     return _outcome(turn, keep=True)
 
 
+def evaluate(
+    fold: Fold, state: TrainState, carry: Carry, serve: Serve, combine: Combine | None = None
+) -> Outcome:
+    """Run each callback's `at_evaluation`, or where it has none but a data pass its `on_schedule`,
+    whatever the schedule says; no memory changes.
+    """
+    turn = _turn(fold, replace(state, metrics={}), replace(carry, metrics={}), serve)
+    turn.combine = combine
+    turn.passes = [c for c in fold.pipeline if evaluated(c) and c.data is not None]
+    for callback in fold.pipeline:
+        if (hook := evaluated(callback)) is not None:
+            run(turn, callback, hook)
+    read(turn)
+    return _outcome(turn, keep=False)
+
+
+def evaluated(callback: Callback) -> str | None:
+    """The hook that an evaluation runs."""
+    if callback.at_evaluation is not None:
+        return "at_evaluation"
+    passes = callback.data is not None and callback.on_schedule is not None
+    return "on_schedule" if passes else None
+
+
 def leave(fold: Fold, state: TrainState, carry: Carry, *hooks: str) -> Outcome:
     """Run the hooks of a way out that keeps no memory: `after_training`, `on_exception`."""
     turn = _turn(fold, state, carry, _serve_nothing)

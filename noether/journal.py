@@ -14,7 +14,7 @@ from noether.progress import Progress
 
 
 def row(
-    tick: Literal["start", "update", "end"],
+    tick: Literal["start", "update", "end", "evaluation"],
     progress: Progress,
     *,
     metrics: Mapping[str, Any] | None = None,

@@ -119,7 +119,8 @@ def _spread(
         module = parallels.synchronised(module, device)
     parallels.as_first(module)
     if parallel == "ddp":
-        return module, parallels.copied(module, device)
+        learns = any(parameter.requires_grad for parameter in module.parameters())
+        return module, parallels.copied(module, device) if learns else module
     parallels.sharded(module, device, ranks)
     return module, module
 

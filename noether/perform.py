@@ -103,7 +103,7 @@ def _write(world: World, effect: Write) -> None:
 def write_row(world: World, outcome: Outcome) -> None:
     """Write the tick's journal row, if anything happened in it."""
     state = outcome.state
-    boundary = state.event in ("start", "end")
+    boundary = state.event != "update"
     if world.store is None or world.store.journal is None or not (outcome.requests or boundary):
         return
     metrics = {name: state.metrics[name] for name in sorted(state.fresh)}

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -12,12 +12,13 @@ from noether import passes
 from noether import store as storage
 from noether.agenda import Agenda, agenda
 from noether.averages import weights
-from noether.callback import Pipeline
+from noether.callback import DataPass, Pipeline
 from noether.distributed import all_fail, combined, gathered, hear, tell
 from noether.effects import Save
 from noether.feed import Feed, pace, reached, size
+from noether.feed.fetches import pass_numbers
 from noether.feed.foresight import Outlook, fetches
-from noether.feed.serving import Server, batches, close, server
+from noether.feed.serving import Batch, Server, batches, close, server
 from noether.loop import judge, snapshots
 from noether.perform import World, perform, save, show, tell_failures
 from noether.progress import Progress
@@ -92,7 +93,7 @@ def _open(session: Session) -> None:
     state = _at(session, "start", now)
     begun = folding.begin(session.fold, state, session.carry)
     session.carry = begun.carry
-    _raise_fatal(session, begun.state, tell_failures(session.world, begun.failures))
+    raise_fatal(session, begun.state, tell_failures(session.world, begun.failures))
     storage.check_memories(session.fold.pipeline, session.carry)
     session.server = _server(session)
     _tick(session, state, keep=now.session == 1)
@@ -189,10 +190,10 @@ def _tick(session: Session, state: TrainState, *, keep: bool = True) -> None:
         session.fold,
         state,
         session.carry,
-        partial(_served, session),
+        partial(served, session),
         keep=keep,
         agenda=session.agenda,
-        combine=_combine(session),
+        combine=combine(session),
     )
     outcome = replace(outcome, requests=(*session.within, *outcome.requests))
     session.within, session.fresh = [], frozenset()
@@ -208,26 +209,27 @@ def _tick(session: Session, state: TrainState, *, keep: bool = True) -> None:
         if not fatal:
             raise
         fatal[0].error.add_note(f"then, while its tick was performed: {error}")
-    _raise_fatal(session, outcome.state, fatal)
+    raise_fatal(session, outcome.state, fatal)
     world.console.tick(outcome.state.now, outcome.state.total, outcome.state.metrics)
     saved = committed != (world.store and world.store.committed)
     if saved or time.monotonic() - session.told > HEARTBEAT:
         write_status(session, "running", None)
 
 
-def _combine(session: Session) -> Combine | None:
+def combine(session: Session) -> Combine | None:
+    """What makes metrics equal on all ranks, where there are several."""
     ranks = session.world.machine.ranks
     return None if ranks.size == 1 else partial(combined, ranks)
 
 
 def _passage(session: Session, state: TrainState) -> None:
     """Fold a snapshot from within an update."""
-    combine = _combine(session)
-    outcome = folding.passage(session.fold, state, session.carry, session.firing, combine)
+    over = combine(session)
+    outcome = folding.passage(session.fold, state, session.carry, session.firing, over)
     session.carry = outcome.carry
     session.within += outcome.requests
     session.fresh |= outcome.state.fresh
-    _raise_fatal(session, state, tell_failures(session.world, outcome.failures))
+    raise_fatal(session, state, tell_failures(session.world, outcome.failures))
 
 
 def _close(session: Session, reasons: tuple[str, ...]) -> TrainState:
@@ -249,7 +251,7 @@ def _preempted(session: Session) -> None:
     outcome = folding.leave(session.fold, state, session.carry, "after_training")
     session.closed = True
     show(session.world, outcome.requests)
-    _raise_fatal(session, state, tell_failures(session.world, outcome.failures))
+    raise_fatal(session, state, tell_failures(session.world, outcome.failures))
 
 
 def _leave(session: Session, error: BaseException, *hooks: str) -> None:
@@ -301,9 +303,7 @@ def _server(session: Session) -> Server:
     )
 
 
-def _served(
-    session: Session, callbacks: Pipeline, memories: Mapping[str, Any]
-) -> Mapping[str, Any]:
+def served(session: Session, callbacks: Pipeline, memories: Mapping[str, Any]) -> Mapping[str, Any]:
     """The results of the passes of callbacks that read the same."""
     data = callbacks[0].data
     assert data is not None
@@ -311,12 +311,22 @@ def _served(
     update = session.world.course.progress.update
     machine, poll = session.world.machine, session.signals.poll
     found = batches(session.server, data, update, foreseen=foreseen(callbacks[0]))
+    found = _shown(session, ", ".join(c.name for c in callbacks), data, found)
     pipeline = session.fold.pipeline
     named = {c.name: weights(pipeline, c.data.weights, memories) for c in callbacks if c.data}
     return passes.serve(callbacks, found, machine, poll=poll, weights=named)
 
 
-def _raise_fatal(session: Session, state: TrainState, fatal: list[Failure]) -> None:
+def _shown(session: Session, names: str, data: DataPass, found: Iterable[Batch]) -> Iterator[Batch]:
+    """The batches of a pass, how many there have been told on the way."""
+    length = session.base.dataset_lengths.get(data.dataset)
+    total = None if length is None else len(pass_numbers(session.feed, data, length))
+    for done, batch in enumerate(found, 1):
+        session.world.console.passing(names, done, total)
+        yield batch
+
+
+def raise_fatal(session: Session, state: TrainState, fatal: list[Failure]) -> None:
     """Raise the first error, the later ones as notes on it."""
     if not fatal:
         return

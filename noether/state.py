@@ -9,7 +9,9 @@ from noether.progress import Progress
 if TYPE_CHECKING:
     from torch import Tensor
 
-Event: TypeAlias = Literal["start", "accumulation_step", "before_update", "update", "end"]
+Event: TypeAlias = Literal[
+    "start", "accumulation_step", "before_update", "update", "end", "evaluation"
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -241,11 +241,7 @@ def restore(
     reconfigure(machine, state["configured"], given)
     course.progress = Progress(**state["progress"])
     course.offset, course.skipped = state["offset"], state["skipped"]
-    memories = {
-        callback.name: _memory(callback, stored["memories"][callback.name], machine.device)
-        for callback in callbacks
-        if callback.name in stored["memories"]
-    }
+    memories = _memories(stored, machine, callbacks)
     fired = frozenset(state["fired"])
     carry = Carry(memories, state["schedules"], state["metrics"], fired, state["stops"])
     return carry, state | {"names": tuple(stored["memories"])}
@@ -277,6 +273,26 @@ def _weights(machine: Machine, stored: Mapping[str, torch.Tensor]) -> Mapping[st
 
     own = machine.module.state_dict()
     return {name: shared_out(value, own.get(name)) for name, value in stored.items()}
+
+
+def recall(
+    directory: Path, machine: Machine, callbacks: Sequence[Callback]
+) -> tuple[Carry, Progress]:
+    """Put a checkpoint's weights into the model; gives its memories and counts, and no more."""
+    load_weights(directory, machine)
+    stored = load(directory, STATE)
+    progress = Progress(**decode(stored["progress"], {}))
+    return Carry(_memories(stored, machine, callbacks)), progress
+
+
+def _memories(
+    stored: Mapping[str, Any], machine: Machine, callbacks: Sequence[Callback]
+) -> dict[str, Any]:
+    return {
+        callback.name: _memory(callback, stored["memories"][callback.name], machine.device)
+        for callback in callbacks
+        if callback.name in stored["memories"]
+    }
 
 
 def load_weights(directory: Path, machine: Machine) -> None:

@@ -122,6 +122,21 @@ def unknown_datasets(
     return mistakes
 
 
+def unknown_weights(
+    callbacks: Sequence[tuple[int, Callback]], entries: Any, defaults: Pipeline
+) -> list[Mistake]:
+    """Data passes with weights that no callback keeps, at the option that names them."""
+    from noether.averages import mistakes  # torch, late
+
+    pipeline = (*defaults, *(callback for _, callback in callbacks))
+    return [
+        Mistake((index, *[key for key in entries[index] if key == "weights"]), message)
+        for index, callback in callbacks
+        if callback.data is not None
+        for message in mistakes(callback.data, pipeline)
+    ]
+
+
 def uncounted_units(
     callbacks: Sequence[tuple[int, Callback]], entries: Any, counters: Collection[str]
 ) -> list[Mistake]:

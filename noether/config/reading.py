@@ -15,6 +15,7 @@ from noether.config.entries import (
     read_entries,
     uncounted_units,
     unknown_datasets,
+    unknown_weights,
     written_schedule,
 )
 from noether.config.hints import Mistake
@@ -62,6 +63,18 @@ class Run:
         from noether.training import train  # torch, late
 
         return train(**{**self.build(), **more})
+
+    def evaluate(self, run: str | FilePath | None = None, **more: Any) -> "TrainState":
+        """Build all but the training set and evaluate a run; `more` goes to `noether.evaluate`."""
+        from noether.evaluation import evaluate  # torch, late
+
+        shared = {key: self.arguments[key] for key in EVALUATED if key in self.arguments}
+        built_parts = {key: built(self.parts[key]) for key in ("model", "loss", "datasets")}
+        return evaluate(**built_parts, callbacks=self.callbacks, run=run, **{**shared, **more})
+
+
+EVALUATED = ("batch_size", "workers", "precision", "seed", "parallel", "device")
+"""The keywords in `run:` that an evaluation shares with training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +241,8 @@ class Reading:
         mistakes += uncounted_units(entries, written, counters)
         pipeline = tuple(callback for _, callback in entries)
         defaults = self.defaults(options, pipeline)
+        if not mistakes:
+            mistakes += unknown_weights(entries, written, defaults)
         # Without data the horizon is unknown, and with it the labels of the default losses.
         unlabelled = ("loss/online/*", "optim/*") if defaults else ()
         read = {index for index, _ in entries}

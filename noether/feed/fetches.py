@@ -56,14 +56,23 @@ def pass_fetches(
     In `lockstep` each rank has equally many, some of which may stand in.
     """
     size = data.batch_size or feed.micro_batch
-    numbers = range(-(-length // size))[: data.limit]
-    own = share(numbers, feed.rank, feed.ranks)
+    own = pass_numbers(feed, data, length)
     made = [_pass_fetch(data, length, size, update, number) for number in own]
-    if lockstep and numbers:
-        longest = -(-len(numbers) // feed.ranks)
+    if lockstep and length:
+        longest = -(-len(_all_numbers(feed, data, length)) // feed.ranks)
         extra = _pass_fetch(data, length, size, update, 0, stands_in=True)
         made += [extra] * (longest - len(own))
     return made
+
+
+def pass_numbers(feed: Feed, data: DataPass, length: int) -> Sequence[int]:
+    """The numbers of this rank's batches of a pass."""
+    return share(_all_numbers(feed, data, length), feed.rank, feed.ranks)
+
+
+def _all_numbers(feed: Feed, data: DataPass, length: int) -> Sequence[int]:
+    size = data.batch_size or feed.micro_batch
+    return range(-(-length // size))[: data.limit]
 
 
 def _pass_fetch(
