@@ -8,6 +8,7 @@ from hashlib import sha256
 from typing import Any
 
 import torch
+from torch.utils.data import get_worker_info
 
 
 def seed_all(seed: int) -> None:
@@ -60,7 +61,13 @@ def apart(seed: int) -> Iterator[None]:
 
 @contextmanager
 def aside() -> Iterator[None]:
-    """Whatever is drawn on the CPU inside, the generators are as before afterwards."""
+    """Whatever is drawn on the CPU inside, the generators are as before afterwards.
+
+    In a loader's worker, where training draws nothing, they are left as they come out.
+    """
+    if get_worker_info() is not None:
+        yield
+        return
     numpy = sys.modules.get("numpy")
     drawn = None if numpy is None else numpy.random.get_state()
     python, torch_state = random.getstate(), torch.get_rng_state()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from typing import Any
 
 from noether.callback import DataPass
@@ -23,20 +23,21 @@ class Part:
 
 
 def units(source: Iterable[Any], seed: int, epoch: int) -> Iterator[Any]:
-    """What an iterable gives, the generators seeded before each step and as before after it."""
+    """What an iterable gives, the generators seeded before each step."""
+    seed_sample(seed, epoch, 0)
+    found = iter(source)
+    for position in count():
+        seed_sample(seed, epoch, position)
+        try:
+            yield next(found)
+        except StopIteration:
+            return
+
+
+def taken(found: Iterator[Any], many: int) -> list[Any]:
+    """The next of them, the generators as before afterwards."""
     with aside():
-        seed_sample(seed, epoch, 0)
-        found = iter(source)
-    position = 0
-    while True:
-        with aside():
-            seed_sample(seed, epoch, position)
-            try:
-                unit = next(found)
-            except StopIteration:
-                return
-        yield unit
-        position += 1
+        return list(islice(found, many))
 
 
 def groups(found: Iterator[Any], full: int, *, drop_last: bool) -> Iterator[tuple[list[Any], bool]]:
@@ -44,11 +45,11 @@ def groups(found: Iterator[Any], full: int, *, drop_last: bool) -> Iterator[tupl
 
     An error within a group comes after the group before it.
     """
-    coming = list(islice(found, full))
+    coming = taken(found, full)
     while coming and not (drop_last and len(coming) < full):
         group = coming
         try:
-            coming = list(islice(found, full))
+            coming = taken(found, full)
         except Exception:
             yield group, False
             raise
@@ -89,18 +90,19 @@ def _epoch(feed: Feed, epoch: int, offset: int) -> Iterator[tuple[Window, list[P
             parts = zip(micro, sizes, strict=True)
             yield window, [Part(batch, size / window.samples) for batch, size in parts]
         else:
-            yield window, [_part(feed, samples, window) for samples in micro]
+            tagged = zip(micro, window.micro_batches, strict=True)
+            yield window, [_part(feed, samples, n[0], epoch, window) for samples, n in tagged]
 
 
 def _one(sample: Any) -> int:
     return 1
 
 
-def _skipped(found: Iterator[Any], offset: int, count: Callable[[Any], int]) -> int:
+def _skipped(found: Iterator[Any], offset: int, measure: Callable[[Any], int]) -> int:
     """The samples gone by once those before `offset` are, which have to be loaded for it."""
     done = 0
-    while done < offset and (unit := next(found, None)) is not None:
-        done += count(unit)
+    while done < offset and (units := taken(found, 1)):
+        done += measure(units[0])
     return done
 
 
@@ -109,10 +111,17 @@ def _numbers(begin: int, sizes: list[int]) -> tuple[range, ...]:
     return tuple(range(end - size, end) for end, size in zip(ends, sizes, strict=True))
 
 
-def _part(feed: Feed, samples: Any, window: Window) -> Part:
+def _part(feed: Feed, samples: Any, number: int, epoch: int, window: Window) -> Part:
     own = share(samples, feed.rank, feed.ranks)
     weight = feed.ranks * len(own) / window.samples
-    return Part(feed.collate(list(own or samples[:1])), weight)
+    return Part(_collated(feed, list(own or samples[:1]), feed.seed, epoch, number), weight)
+
+
+def _collated(feed: Feed, samples: list[Any], seed: int, epoch: int, number: int) -> Any:
+    """The batch; what collating draws depends on its place alone."""
+    with aside():
+        seed_sample(seed, epoch, number)
+        return feed.collate(samples)
 
 
 def pass_batches(source: Any, data: DataPass, feed: Feed) -> Iterator[tuple[int, int, Any]]:
@@ -128,4 +137,5 @@ def pass_batches(source: Any, data: DataPass, feed: Feed) -> Iterator[tuple[int,
             return
         if number % feed.ranks == feed.rank:
             samples = samples_in(group[0]) if batched else len(group)
-            yield number, samples, group[0] if batched else feed.collate(group)
+            batch = group[0] if batched else _collated(feed, group, PASS_SEED, 0, number)
+            yield number, samples, batch
