@@ -26,6 +26,7 @@ deep: install
 
 bench: install
 	$(BIN)/python benchmarks/dispatch.py
+	$(BIN)/python benchmarks/passes.py
 
 # The time lines of docs/schedules.md, drawn by the plan.
 pictures: install
