@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         FeedError,
         HookError,
         NonFiniteError,
+        RankError,
         RunLockedError,
     )
     from noether.evaluation import evaluate
@@ -48,7 +49,7 @@ _SOURCES = {
     "effects": ("Do", "Load", "Log", "Save", "Say", "Set", "Stop", "Write"),
     "errors": (
         *("CheckpointError", "ConfigurationError", "FeedError", "HookError", "NonFiniteError"),
-        "RunLockedError",
+        *("RankError", "RunLockedError"),
     ),
     "evaluation": ("evaluate",),
     "progress": ("Progress",),
@@ -77,6 +78,7 @@ __all__ = [
     "NonFiniteError",
     "Preempted",
     "Progress",
+    "RankError",
     "Run",
     "RunLockedError",
     "Save",

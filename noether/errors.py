@@ -39,6 +39,10 @@ class FeedError(RuntimeError):
     """A batch was not the one that was asked for, or there was none."""
 
 
+class RankError(RuntimeError):
+    """This rank can't go on in step with the others, which end with it."""
+
+
 class CheckpointError(RuntimeError):
     """A checkpoint could not be written, or none could be read."""
 

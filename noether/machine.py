@@ -36,8 +36,10 @@ class Machine:
     configured: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Hyper-parameters as this process's configuration gives them."""
     ranks: Ranks = ALONE
-    forward: Any = None
-    """The model in forward passes that lead to a backward: it exchanges gradients over ranks."""
+    forward: Callable[[Any], Any] | None = None
+    """The loss function of a batch where a backward follows, which exchanges gradients over ranks;
+    None: there is but one rank.
+    """
     lockstep: bool = False
     """Whether a forward pass takes all ranks together."""
     view: ModelView | None = None
@@ -76,9 +78,9 @@ def machine(
     first = next(module.parameters(), None)
     if first is None:
         raise ConfigurationError([f"the model, a {type(module).__name__}, has no parameters"])
-    forward = module
+    forward = None
     if ranks.size > 1:
-        module, forward = _spread(module, first.device, ranks, parallel, sync=sync_batchnorm)
+        module, forward = _spread(module, loss, first.device, ranks, parallel, sync=sync_batchnorm)
     if not isinstance(optimizer, torch.optim.Optimizer):
         optimizer = optimizer(module.parameters())
     _check_optimizer(module, optimizer)
@@ -110,9 +112,15 @@ def machine(
 
 
 def _spread(
-    module: torch.nn.Module, device: torch.device, ranks: Ranks, parallel: str, *, sync: bool
-) -> tuple[torch.nn.Module, torch.nn.Module]:
-    """The model on several ranks, and what its forward passes go through in training."""
+    module: torch.nn.Module,
+    loss: Callable[[Any, Any], Any],
+    device: torch.device,
+    ranks: Ranks,
+    parallel: str,
+    *,
+    sync: bool,
+) -> tuple[torch.nn.Module, Callable[[Any], Any] | None]:
+    """The model on several ranks, and how its loss is computed in training."""
     from noether import parallel as parallels  # late: it takes longer than all of noether
 
     if sync:
@@ -120,9 +128,9 @@ def _spread(
     parallels.as_first(module)
     if parallel == "ddp":
         learns = any(parameter.requires_grad for parameter in module.parameters())
-        return module, parallels.copied(module, device) if learns else module
+        return module, parallels.copied(module, loss, device) if learns else None
     parallels.sharded(module, device, ranks)
-    return module, module
+    return module, None
 
 
 def _check_optimizer(module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -147,7 +155,7 @@ def _view(machine: Machine) -> ModelView:
             return machine.module(*args, **kwargs)
 
     def losses(batch: Any) -> Mapping[str, Tensor]:
-        return evaluate_loss(machine, machine.module, batch)[0]
+        return evaluate_loss(machine, batch)[0]
 
     def norm() -> Tensor | None:
         return machine.grad_norm
@@ -161,10 +169,12 @@ def _view(machine: Machine) -> ModelView:
     )
 
 
-def evaluate_loss(machine: Machine, model: Any, batch: Any) -> tuple[dict[str, Tensor], Any]:
+def evaluate_loss(
+    machine: Machine, batch: Any, forward: Callable[[Any], Any] | None = None
+) -> tuple[dict[str, Tensor], Any]:
     """The named losses of a batch, `total` among them, and the loss function's outputs."""
     with machine.autocast():
-        answer = machine.loss(model, batch)
+        answer = machine.loss(machine.module, batch) if forward is None else forward(batch)
     return named_losses(answer)
 
 
@@ -198,8 +208,8 @@ def backward(
     if machine.ranks.size > 1:
         from noether.parallel import set_gradient_sync  # late: it takes longer than all of noether
 
-        set_gradient_sync(machine.forward, last=last)
-    losses, outputs = evaluate_loss(machine, machine.forward, batch)
+        set_gradient_sync(machine.forward, machine.module, last=last)
+    losses, outputs = evaluate_loss(machine, batch, machine.forward)
     total = losses["total"] if share == 1.0 else losses["total"] * share
     total.backward()  # type: ignore[no-untyped-call]
     return {name: loss.detach() for name, loss in losses.items()}, outputs

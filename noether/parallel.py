@@ -1,6 +1,7 @@
 """A model on several ranks: copies whose gradients are averaged, or one that is shared out."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,10 +41,18 @@ def synchronised(module: nn.Module, device: torch.device) -> nn.Module:
     return made
 
 
-def copied(module: nn.Module, device: torch.device) -> nn.Module:
-    """The model as one of equal copies, for forward passes that lead to a backward."""
+def copied(
+    module: nn.Module, loss: Callable[[Any, Any], Any], device: torch.device
+) -> DistributedDataParallel:
+    """The loss of a batch, its gradients averaged over equal copies of the model on all ranks.
+
+    The loss function gets the model itself, and may use any part of it.
+    """
+    whole = nn.Module()
+    whole.add_module("model", module)
+    whole.forward = partial(loss, module)
     ids = None if device.index is None else [device.index]
-    made = DistributedDataParallel(module, device_ids=ids)
+    made = DistributedDataParallel(whole, device_ids=ids)
     if device.type == "cpu":
         made.register_comm_hook(dist.get_world_size(), _one_by_one)
     return made
@@ -75,12 +84,12 @@ def sharded(module: nn.Module, device: torch.device, ranks: Ranks) -> None:
     fully_shard(module, mesh=mesh)
 
 
-def set_gradient_sync(module: nn.Module, *, last: bool) -> None:
+def set_gradient_sync(forward: Any, module: nn.Module, *, last: bool) -> None:
     """Let the backward pass about to come exchange gradients, if it is its update's last."""
-    if isinstance(module, FSDPModule):
+    if isinstance(forward, DistributedDataParallel):
+        forward.require_backward_grad_sync = last
+    elif isinstance(module, FSDPModule):
         module.set_requires_gradient_sync(last)
-    elif isinstance(module, DistributedDataParallel):
-        module.require_backward_grad_sync = last
 
 
 def whole(value: Any) -> Any:

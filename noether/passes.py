@@ -9,7 +9,7 @@ import torch
 from noether.averages import having
 from noether.callback import DataPass, Pipeline
 from noether.distributed import gathered
-from noether.errors import suggestion
+from noether.errors import RankError, suggestion
 from noether.feed import kind, to_device
 from noether.feed.fetches import PASS_SEED, portable
 from noether.feed.serving import Batch
@@ -75,9 +75,12 @@ def serve(
                 batch = to_device(batch, machine.device)
                 for each in passing.values():
                     _process(each, machine, number, samples, batch)
+        except RankError:
+            raise
         except Exception as error:
             for each in passing.values():
                 each.error = each.error or error
+                _keep_step(each.data, machine, error)
     return {name: _results(each, machine) for name, each in passing.items()}
 
 
@@ -91,6 +94,16 @@ def _process(passing: Passing, machine: Machine, number: int, samples: int, batc
             _add(passing, number, samples, {} if values is None else values)
     except Exception as error:
         passing.error = error
+        _keep_step(passing.data, machine, error)
+
+
+def _keep_step(data: DataPass, machine: Machine, error: Exception) -> None:
+    """Where each forward pass takes all ranks together, one that breaks off can't go on."""
+    if machine.lockstep:
+        raise RankError(
+            f"the pass over {data.dataset!r} failed on rank {machine.ranks.rank}, for whose part "
+            f"of the model the others wait: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _processed(passing: Passing, machine: Machine, batch: Any) -> Any:

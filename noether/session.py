@@ -82,7 +82,7 @@ def lived(session: Session) -> TrainState:
     finally:
         if session.server is not None:
             close(session.server)
-        session.world.machine.forward = session.world.machine.module
+        session.world.machine.forward = None
         session.world.console.wipe()
     raise session.signals.error()
 

@@ -11,6 +11,7 @@ from noether.agenda import Agenda, due, woken
 from noether.callback import Callback, Pipeline
 from noether.dataflow import matches, overlap, writes
 from noether.effects import Effect, Log, Write
+from noether.errors import RankError
 from noether.metrics import check_metric, numbers
 from noether.state import TrainState
 
@@ -293,6 +294,8 @@ def guarded(turn: Turn, callback: Callback, hook: str, function: Any, *args: Any
     """What the function gives; None where it raises, which is then one of the turn's failures."""
     try:
         return function(*args)
+    except RankError:
+        raise
     except Exception as error:
         turn.failures.append(Failure(callback, hook, error))
         _fail(turn, callback, hook)
