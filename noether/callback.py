@@ -67,7 +67,7 @@ class DataPass:
     """Samples of a batch; None: those of a rank's micro-batch in training."""
     weights: str = "live"
     limit: int | None = None
-    """Make the pass over this many batches at most."""
+    """Make the pass over so many batches at most, over all ranks together."""
     offload: bool = False
     """Keep what is concatenated on the CPU."""
 

@@ -72,7 +72,14 @@ def pass_numbers(feed: Feed, data: DataPass, length: int) -> Sequence[int]:
 
 def _all_numbers(feed: Feed, data: DataPass, length: int) -> Sequence[int]:
     size = data.batch_size or feed.micro_batch
-    return range(-(-length // size))[: data.limit]
+    return range(-(-length // size))[: most(feed, data)]
+
+
+def most(feed: Feed, data: DataPass) -> int | None:
+    """How many batches a pass has at most: as many samples on any number of ranks."""
+    if data.limit is None or data.batch_size is not None:
+        return data.limit
+    return data.limit * feed.ranks
 
 
 def _pass_fetch(

@@ -7,7 +7,7 @@ from typing import Any
 
 from noether.callback import DataPass
 from noether.errors import FeedError
-from noether.feed.fetches import PASS_SEED
+from noether.feed.fetches import PASS_SEED, most
 from noether.feed.samples import samples_in
 from noether.feed.windows import Feed, Window, kind, micro_batches, share
 from noether.randomness import aside, seed_sample
@@ -132,8 +132,9 @@ def pass_batches(source: Any, data: DataPass, feed: Feed) -> Iterator[tuple[int,
     batched = kind(source) == "batches"
     found = units(source, PASS_SEED, 0)
     full = 1 if batched else data.batch_size or feed.micro_batch
+    limit = most(feed, data)
     for number, (group, _) in enumerate(groups(found, full, drop_last=False)):
-        if data.limit is not None and number >= data.limit:
+        if limit is not None and number >= limit:
             return
         if number % feed.ranks == feed.rank:
             samples = samples_in(group[0]) if batched else len(group)
