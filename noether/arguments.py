@@ -145,6 +145,11 @@ def _ranks(options: Mapping[str, Any], ranks: int) -> Iterator[str]:
                 f"{name} is a DataLoader, whose batches {ranks} ranks can't share; give its "
                 "data set, and batch_size and collate as arguments"
             )
+        if options["parallel"] == "fsdp" and name != "train_set" and kind(dataset) == "stream":
+            yield (
+                f"data set {name!r} is an iterable, of which {ranks} ranks don't know how many "
+                "batches each of them has, as parallel='fsdp' needs; use parallel='ddp'"
+            )
     if options["parallel"] == "fsdp" and hasattr(options["optimizer"], "param_groups"):
         yield (
             "parallel='fsdp' shares the parameters out before an optimizer can hold them; give a "
@@ -178,6 +183,11 @@ def _passes(given: Any, pipeline: Pipeline) -> Iterator[str]:
 
 def _weights(pipeline: Pipeline, *, shared_out: bool) -> Iterator[str]:
     for callback in pipeline:
+        if callback.averages and shared_out:
+            yield (
+                f"callback {callback.name!r} keeps weights, which with parallel='fsdp' are shared "
+                "out; use parallel='ddp'"
+            )
         if callback.data is not None:
             for mistake in averages.mistakes(callback.data, pipeline, shared_out=shared_out):
                 yield f"callback {callback.name!r}: {mistake}"

@@ -125,6 +125,8 @@ def combined(
     ranks: Ranks, values: Mapping[str, float], over: Mapping[str, str]
 ) -> dict[str, float]:
     """Metrics made equal on all ranks, each in its own way; what some lack the others give."""
+    if not _some(ranks, bool(values)):
+        return {}
     found = gathered(ranks, (dict(values), dict(over)))
     ways = {name: way for _, over in found for name, way in over.items()}
     return {
@@ -132,6 +134,14 @@ def combined(
         for name, way in ways.items()
         if any(name in values for values, _ in found)
     }
+
+
+def _some(ranks: Ranks, here: bool) -> bool:  # noqa: FBT001
+    """Whether it holds on some rank."""
+    found = [torch.zeros(1, dtype=torch.int64) for _ in range(ranks.size)]
+    # No reduction, for which another rank's `tell` could be taken.
+    dist.all_gather(found, torch.tensor([int(here)]))
+    return any(bool(each) for each in found)
 
 
 def _combined(values: Sequence[float], way: str) -> float:
@@ -160,8 +170,6 @@ class Heard:
     """A signal that at least one of them has got."""
     seconds: float
     """Training time by the clock of rank 0."""
-    failed: int = 0
-    """On how many of them the run ends with an error."""
 
 
 @dataclass(slots=True)
@@ -169,6 +177,8 @@ class Exchange:
     """One small reduction after each update, heard during the next one."""
 
     ranks: Ranks
+    run: str
+    """A name that no other run of these processes has."""
     work: Any = None
     sent: Tensor | None = None
     heard: Heard | None = None
@@ -180,7 +190,6 @@ def tell(
     stops: bool = False,
     signal_number: int | None = None,
     seconds: float = 0.0,
-    failed: bool = False,
 ) -> None:
     """Tell the other ranks, and wait for nobody."""
     here = exchange.ranks.rank == 0
@@ -189,36 +198,39 @@ def tell(
         float(signal_number == signal.SIGINT),
         float(signal_number not in (None, signal.SIGINT)),
         seconds if here else 0.0,
-        float(failed),
     ]
     exchange.sent = torch.tensor(flags, dtype=torch.float64)
     exchange.work = dist.all_reduce(exchange.sent, async_op=True)
     exchange.heard = None
 
 
-PATIENCE = timedelta(seconds=10)
+PATIENCE = timedelta(seconds=5)
 """How long a rank that fails waits to learn if the others fail too."""
 
 
-def all_fail(exchange: Exchange | None) -> bool:
-    """Whether the run ends with an error on every rank, as it does on this one."""
+def all_fail(exchange: Exchange | None, update: int) -> bool:
+    """Whether the run ends with an error on every rank, as it does on this one.
+
+    A collective would stay behind where the others join none, and keep this process from ending.
+    """
     if exchange is None:
         return True
-    tell(exchange, failed=True)
+    keys = [f"noether/{exchange.run}/{update}/{rank}" for rank in range(exchange.ranks.size)]
+    store = dist.distributed_c10d._get_default_store()
     try:
-        exchange.work.wait(PATIENCE)
-        heard = hear(exchange)
+        store.set(keys[exchange.ranks.rank], "failed")
+        store.wait(keys, PATIENCE)
     except RuntimeError:
-        return False  # the others are at something else
-    return heard is not None and heard.failed == exchange.ranks.size
+        return False
+    return True
 
 
 def hear(exchange: Exchange) -> Heard | None:
     """What was told after the last update; None before the first."""
     if exchange.work is not None and exchange.sent is not None:
         exchange.work.wait()
-        stops, interrupts, terms, seconds, failed = exchange.sent.tolist()
+        stops, interrupts, terms, seconds = exchange.sent.tolist()
         number = signal.SIGINT if interrupts else signal.SIGTERM if terms else None
-        exchange.heard = Heard(round(stops), number, seconds, round(failed))
+        exchange.heard = Heard(round(stops), number, seconds)
         exchange.work = None
     return exchange.heard

@@ -28,7 +28,10 @@ def share_buffers(module: nn.Module) -> None:
     """Give every rank the buffers of rank 0."""
     with torch.no_grad():
         for buffer in module.buffers():
-            dist.broadcast(buffer, src=0)
+            if 0 not in buffer.stride():  # an expanded constant can't be written
+                shared = buffer.detach().clone(memory_format=torch.contiguous_format)
+                dist.broadcast(shared, src=0)
+                buffer.copy_(shared)
 
 
 def synchronised(module: nn.Module, device: torch.device) -> nn.Module:
@@ -95,7 +98,7 @@ def set_gradient_sync(forward: Any, module: nn.Module, *, last: bool) -> None:
 def whole(value: Any) -> Any:
     """The value with every tensor that is shared out among the ranks put together again."""
     if isinstance(value, DTensor):
-        return value.full_tensor()
+        return value.full_tensor().cpu()  # a device may not hold all of them
     if isinstance(value, Mapping):
         return {key: whole(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

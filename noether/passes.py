@@ -10,12 +10,12 @@ from noether.averages import having
 from noether.callback import DataPass, Pipeline
 from noether.distributed import gathered
 from noether.errors import RankError, suggestion
-from noether.feed import kind, to_device
+from noether.feed import copied, kind, to_device
 from noether.feed.fetches import PASS_SEED, portable
 from noether.feed.serving import Batch
 from noether.feed.windows import unserved
 from noether.machine import Machine, evaluating
-from noether.randomness import apart
+from noether.randomness import apart, seed_all
 from noether.reductions import REDUCTIONS, Run, asked, extend, finished, moved, reduction
 
 
@@ -73,8 +73,11 @@ def serve(
             for number, samples, batch in batches:
                 poll()
                 batch = to_device(batch, machine.device)
-                for each in passing.values():
-                    _process(each, machine, number, samples, batch)
+                for position, each in enumerate(passing.values(), 1):
+                    # What one pass does to its batch, or draws, is not for another to see.
+                    seed_all(PASS_SEED + number)
+                    own = batch if position == len(passing) else copied(batch)
+                    _process(each, machine, number, samples, own)
         except RankError:
             raise
         except Exception as error:

@@ -80,7 +80,7 @@ def aside() -> Iterator[None]:
             numpy.random.set_state(drawn)
 
 
-def seed_sample(seed: int, epoch: int, index: int) -> None:
+def seed_sample(seed: int, epoch: int, index: int) -> int:
     """Seed the generators of the CPU by a sample, so that its augmentation is always the same."""
     digest = sha256(f"{seed}/{epoch}/{index}".encode()).digest()
     number = int.from_bytes(digest[:8], "big") >> 1
@@ -88,3 +88,4 @@ def seed_sample(seed: int, epoch: int, index: int) -> None:
     torch.default_generator.manual_seed(number)
     if (numpy := sys.modules.get("numpy")) is not None:
         numpy.random.seed(number % 2**32)
+    return number

@@ -66,8 +66,7 @@ def lived(session: Session) -> TrainState:
     """The run itself: opening tick, updates, closing tick; every way out runs the closing hooks."""
     try:
         _open(session)
-        _settle(session)
-        if not session.carry.stops:
+        if not _settle(session):
             _updates(session)
             _settle(session)
         if over := session.carry.stops or _limit(session):
@@ -106,8 +105,6 @@ def _updates(session: Session) -> None:
     """Train until a limit, a stop or a signal."""
     world = session.world
     assert session.server is not None
-    if session.signals.count:
-        return
     updates = snapshots(
         world.machine,
         session.server,
@@ -141,11 +138,11 @@ def _ends(session: Session) -> bool:
     return earlier is not None and (earlier.stops > 0 or earlier.signal is not None)
 
 
-def _settle(session: Session) -> None:
-    """Let every rank know what any of them was asked, before they go on or end together."""
+def _settle(session: Session) -> bool:
+    """Let every rank know what any of them was asked; gives whether the run ends for it."""
     exchange = session.world.course.exchange
     if exchange is None:
-        return
+        return bool(session.carry.stops or session.signals.count)
     hear(exchange)
     found = gathered(exchange.ranks, (session.carry.stops, session.signals.first))
     stops = dict.fromkeys(reason for reasons, _ in found for reason in reasons)
@@ -153,6 +150,7 @@ def _settle(session: Session) -> None:
     first = next((number for _, number in found if number is not None), None)
     if first is not None and not session.signals.count:
         session.signals.first, session.signals.count = first, 1
+    return bool(stops) or first is not None
 
 
 POINTS: Mapping[Event, str] = {
@@ -200,10 +198,11 @@ def _tick(session: Session, state: TrainState, *, keep: bool = True) -> None:
     session.carry, session.closed = outcome.carry, state.event == "end"
     committed = world.store and world.store.committed
     fatal = tell_failures(world, outcome.failures)
+    if fatal and not all_fail(world.course.exchange, state.now.update):
+        raise_fatal(session, outcome.state, fatal)  # nothing more can be done together
     try:
         perform(world, outcome)
-        emergency = fatal and world.store is not None and state.event == "update"
-        if emergency and all_fail(world.course.exchange):
+        if fatal and world.store is not None and state.event == "update":
             save(world, session.carry, [core_save("emergency")])
     except Exception as error:
         if not fatal:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from noether import dataflow, forecast
 from noether import fold as folding
@@ -182,7 +183,8 @@ def _prepared(
     datasets = dict(options["datasets"] or {})
     start = Progress()
     course = Course(start, clock=options["clock"])
-    course.exchange = None if ranks.size == 1 else Exchange(ranks)
+    if ranks.size > 1:
+        course.exchange = Exchange(ranks, from_first(ranks, lambda: uuid4().hex))
     lengths = {"train": served.length, **{name: size(data) for name, data in datasets.items()}}
     base = TrainState("start", start, start, total=total, model=made.view, dataset_lengths=lengths)
     base = replace(base, rank=ranks.rank, world_size=ranks.size)

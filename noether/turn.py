@@ -93,8 +93,10 @@ class Turn:
     """Metrics logged but not yet read from the device."""
     over: dict[str, str] = field(default_factory=dict)
     """How they are combined over ranks."""
-    missed: list[Callback] = field(default_factory=list)
-    """Those that failed here, and may have logged on other ranks."""
+    writers: list[Callback] = field(default_factory=list)
+    """Those that ran since the last reading and may have logged, here or on other ranks."""
+    broken: bool = False
+    """Whether the run ends on this rank, which asks the others nothing more."""
     sources: dict[str, str] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
@@ -176,15 +178,19 @@ def asked(
 
 
 def _looks(turn: Turn, callback: Callback) -> bool:
-    """Whether the callback may look at a metric that is still on the device."""
-    if not turn.pending and not turn.missed:
-        return False
-    if callback.reads is None or any(each.writes is None for each in turn.missed):
-        return True
+    """Whether the callback may look at a metric that has not been read yet.
+
+    On several ranks what ran decides, which is the same on all of them, and not what was logged.
+    """
+    fresh = turn.pending if turn.combine is None else turn.writers
+    if not fresh or callback.reads is None:
+        return bool(fresh)
     wanted = (*turn.fold.needs[callback.name], *callback.reads_optional)
-    promised = (key for each in turn.missed for key in writes(each))
-    return any(matches(metric, wanted) for metric in turn.pending) or any(
-        overlap(key, one) for key in promised for one in wanted
+    if turn.combine is None:
+        return any(matches(metric, wanted) for metric in turn.pending)
+    return any(
+        each.writes is None or any(overlap(key, one) for key in writes(each) for one in wanted)
+        for each in turn.writers
     )
 
 
@@ -199,6 +205,8 @@ def run(turn: Turn, callback: Callback, hook: str) -> None:
     if hook not in UNCONDITIONAL and not turn.fold.needs[callback.name] <= known:
         return
     before = len(turn.requests)
+    if turn.combine is not None and callback.writes != ():
+        turn.writers.append(callback)
     answer = guarded(turn, callback, hook, _call, turn, callback, hook)
     guarded(turn, callback, hook, _accept, turn, callback, hook, answer)
     if hook == "on_schedule" and len(turn.requests) == before:
@@ -225,6 +233,8 @@ def _call(turn: Turn, callback: Callback, hook: str) -> Any:
 
 def _results(turn: Turn, callback: Callback) -> Any:
     """What the callback's pass gave; one that others read with it is made for all of them."""
+    if turn.broken:
+        raise RankError("its pass is not made: the run ends on this rank")
     if callback.name not in turn.results:
         known = any(callback is each for each in turn.passes)
         together = [c for c in turn.passes if _together(c, callback)] if known else [callback]
@@ -270,6 +280,8 @@ def _logged(turn: Turn, callback: Callback, log: Log) -> Log:
             raise ValueError(f"{turn.sources[key]!r} wrote {key} already; a metric has one writer")
     turn.pending.update(metrics)
     turn.over |= dict.fromkeys(metrics, log.over_ranks)
+    if turn.combine is not None and callback not in turn.writers:
+        turn.writers.append(callback)
     if turn.agenda is not None:
         for position in woken(turn.agenda, metrics):
             heappush(turn.asking, position)
@@ -278,7 +290,7 @@ def _logged(turn: Turn, callback: Callback, log: Log) -> Log:
 
 def read(turn: Turn) -> None:
     """Turn what was logged into plain numbers, with one transfer for all of them."""
-    if not turn.pending and not turn.missed:
+    if not (turn.pending if turn.combine is None else turn.writers):
         return
     found: Mapping[str, float] = numbers(turn.pending)
     if turn.combine is not None:
@@ -287,31 +299,20 @@ def read(turn: Turn) -> None:
     turn.state = replace(turn.state, metrics={**turn.state.metrics, **found}, fresh=fresh)
     turn.pending.clear()
     turn.over.clear()
-    turn.missed.clear()
+    turn.writers.clear()
 
 
 def guarded(turn: Turn, callback: Callback, hook: str, function: Any, *args: Any) -> Any:
     """What the function gives; None where it raises, which is then one of the turn's failures."""
     try:
         return function(*args)
-    except RankError:
-        raise
     except Exception as error:
+        if isinstance(error, RankError) and not turn.broken:
+            raise
         turn.failures.append(Failure(callback, hook, error))
-        _fail(turn, callback, hook)
+        if fatal(callback) and turn.combine is not None:
+            turn.combine, turn.broken = None, True
         return None
-
-
-def _fail(turn: Turn, callback: Callback, hook: str) -> None:
-    """A rank on which the run ends asks the others nothing more; else they may have logged."""
-    if fatal(callback):
-        turn.combine = None
-    # If they have is not known; that a hook without promises logs when it is scheduled is likely.
-    elif turn.combine and (callback.writes or (callback.writes is None and hook in SCHEDULED)):
-        turn.missed.append(callback)
-
-
-SCHEDULED = ("on_schedule", "schedule")
 
 
 def fatal(callback: Callback) -> bool:

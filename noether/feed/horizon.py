@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from noether.feed.windows import Feed, Window
+from noether.feed.windows import Feed, Window, kind
 from noether.progress import Count, Progress
 from noether.schedules.schedule import Pace
 
@@ -28,7 +28,8 @@ def pace(feed: Feed, now: Progress, offset: int, total: Progress) -> Pace:
     """What is known of the updates to come when a run goes on from `now`, in mid-epoch or not."""
     if feed.length is None:
         # A loader's batches may have any size, and epochs of a stream any length.
-        return Pace(total, feed.batch_size if feed.batches is None else None, None)
+        known = feed.batch_size if kind(feed.dataset) == "stream" else None
+        return Pace(total, known, None)
     windows, rest = divmod(offset, feed.batch_size)
     # Where the epochs so far had other lengths, only single updates are sure.
     regular = not rest and now.update == now.epoch * feed.updates_per_epoch + windows

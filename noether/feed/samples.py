@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.utils.data import TensorDataset
+from torch.utils.data import TensorDataset, default_collate
 
 from noether.feed.windows import Feed
 from noether.randomness import aside, seed_sample
@@ -25,7 +25,8 @@ def fetch(
     where the data set gives batches), and are afterwards as they were: random augmentation
     depends on seed, epoch and index alone, and nothing else on it.
     """
-    if isinstance(dataset, TensorDataset):  # which draws nothing
+    # Neither of the two draws anything.
+    if isinstance(dataset, TensorDataset) and collate is default_collate:
         return collate([_sample(dataset, index) for index in indices])
     with aside():
         if hasattr(dataset, "__getitems__"):
@@ -83,12 +84,22 @@ def samples_in(batch: Any) -> int:
 
 def to_device(batch: Any, device: torch.device) -> Any:
     """The batch with every tensor in it on `device`."""
+    return mapped(batch, lambda tensor: tensor.to(device, non_blocking=True))
+
+
+def copied(batch: Any) -> Any:
+    """The batch with tensors and containers of its own."""
+    return mapped(batch, torch.clone)
+
+
+def mapped(batch: Any, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """The batch with `function` of every tensor in it."""
     if isinstance(batch, torch.Tensor):
-        return batch.to(device, non_blocking=True)
+        return function(batch)
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(to_device(part, device) for part in batch))
+        return type(batch)(*(mapped(part, function) for part in batch))
     if isinstance(batch, list | tuple):
-        return type(batch)(to_device(part, device) for part in batch)
+        return type(batch)(mapped(part, function) for part in batch)
     if isinstance(batch, Mapping):
-        return {key: to_device(part, device) for key, part in batch.items()}
+        return {key: mapped(part, function) for key, part in batch.items()}
     return batch

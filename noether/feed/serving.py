@@ -1,6 +1,6 @@
 """What a session is served with: the batches of its updates and of its passes."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -106,13 +106,17 @@ def batches(server: Server, data: DataPass, update: int, *, foreseen: bool) -> I
         make = partial(pass_batches, source, data, server.feed)
         return _read(server, data.source, source, make)
     wanted = pass_fetches(server.feed, data, len(source), update, lockstep=server.lockstep)
+    return _loaded(server, wanted, foreseen=foreseen)
+
+
+def _loaded(server: Server, wanted: Sequence[Fetch], *, foreseen: bool) -> Iterator[Batch]:
+    """The batches; whatever goes wrong does so when one is asked for."""
     if server.pool is None:
         found = in_process(server.shelf, wanted)
     else:
         found = passed(server.pool, wanted, foreseen=foreseen)
-    return (
-        (each.number, _counting(each), batch) for each, batch in zip(wanted, found, strict=True)
-    )
+    for each, batch in zip(wanted, found, strict=True):
+        yield each.number, _counting(each), batch
 
 
 def _counting(fetch: Fetch) -> int:

@@ -24,7 +24,9 @@ class Part:
 
 def units(source: Iterable[Any], seed: int, epoch: int) -> Iterator[Any]:
     """What an iterable gives, the generators seeded before each step."""
-    seed_sample(seed, epoch, 0)
+    number = seed_sample(seed, epoch, 0)
+    if kind(source) == "batches":
+        _seed_loader(source, number, epoch)
     found = iter(source)
     for position in count():
         seed_sample(seed, epoch, position)
@@ -32,6 +34,17 @@ def units(source: Iterable[Any], seed: int, epoch: int) -> Iterator[Any]:
             yield next(found)
         except StopIteration:
             return
+
+
+def _seed_loader(loader: Any, number: int, epoch: int) -> None:
+    """Let a user's loader shuffle by the epoch alone, whatever it shuffles with."""
+    batches: Any = loader.batch_sampler
+    parts: list[Any] = [loader, loader.sampler, batches, getattr(batches, "sampler", None)]
+    for part in parts:
+        if getattr(part, "generator", None) is not None:
+            part.generator.manual_seed(number)
+        if hasattr(part, "set_epoch"):
+            part.set_epoch(epoch)
 
 
 def taken(found: Iterator[Any], many: int) -> list[Any]:
@@ -132,9 +145,8 @@ def pass_batches(source: Any, data: DataPass, feed: Feed) -> Iterator[tuple[int,
     batched = kind(source) == "batches"
     found = units(source, PASS_SEED, 0)
     full = 1 if batched else data.batch_size or feed.micro_batch
-    limit = most(feed, data)
-    for number, (group, _) in enumerate(groups(found, full, drop_last=False)):
-        if limit is not None and number >= limit:
+    for number in count() if (limit := most(feed, data)) is None else range(limit):
+        if not (group := taken(found, full)):
             return
         if number % feed.ranks == feed.rank:
             samples = samples_in(group[0]) if batched else len(group)

@@ -44,7 +44,7 @@ def ema(
     >>> list(ema(decay=[0.99, 0.999]).averages)
     ['ema=0.99', 'ema=0.999']
     """
-    decays = _checked([decay] if isinstance(decay, float) else list(decay), start, every)
+    decays = _checked([decay] if isinstance(decay, int | float) else list(decay), start, every)
 
     def average(state: TrainState, kept: Averages) -> tuple[Averages, None]:
         if not state.performed or state.now.update % every:
