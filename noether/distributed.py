@@ -62,9 +62,16 @@ def local_device(device: str | None, ranks: Ranks) -> str | None:
     return device
 
 
-def restarted() -> bool:
-    """Whether a launcher has started this group again, after a failure."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+def restarted(launch: Any) -> bool:
+    """Whether a launcher has started this group again, after a failure of that launch."""
+    again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    return again and launch is not None and launch == this_launch()
+
+
+def this_launch() -> str | None:
+    """The launcher of this process, the same when it starts the group again."""
+    run = os.environ.get("TORCHELASTIC_RUN_ID")
+    return None if run is None else f"{run}/{os.getppid()}"
 
 
 def launched() -> bool:

@@ -16,7 +16,7 @@ from noether.checkpoint.commit import commit
 from noether.checkpoint.encoding import decode, encode, memory_types
 from noether.checkpoint.manifest import MANIFEST, verify
 from noether.checkpoint.retention import clean, prune
-from noether.distributed import gathered
+from noether.distributed import gathered, this_launch
 from noether.effects import Save
 from noether.errors import CheckpointError, ConfigurationError, RunLockedError
 from noether.feed import to_device
@@ -92,6 +92,12 @@ def open_store(series: Path, resume: str) -> Store:
     return store
 
 
+def last_launch(series: Path) -> Any:
+    """What started the newest run of a series, if a launcher did."""
+    run = next(iter(runs(series)), None)
+    return None if run is None else read_status(run).get("launch")
+
+
 def _named(series: Path, resume: str) -> Path | None:
     """The run to go on with; None: a new one."""
     if resume == "never":
@@ -137,6 +143,7 @@ def status(store: Store, state: str, now: Progress, **more: Any) -> None:
     if store.lock is None:
         return
     here = {"update": store.committed, "at_update": now.update, "session": now.session}
+    here["launch"] = this_launch()
     write_status(store.run, state=state, **here, heartbeat=time.time(), pid=os.getpid(), **more)
 
 

@@ -122,9 +122,9 @@ def _trained(
     """A checked run, its ranks joined."""
     series = None if options["run_dir"] is None else Path(options["run_dir"])
     resume = str(options["resume"])
-    if resume == "never" and series is not None and restarted():
-        resume = "auto"
     if series is not None:
+        again = from_first(ranks, lambda: restarted(storage.last_launch(series)))
+        resume = "auto" if again and resume == "never" else resume
         done = from_first(ranks, lambda: storage.finished(series, resume))
         if done is not None:
             return _already_done(done, options)

@@ -912,3 +912,73 @@ def test_a_run_goes_on_with_the_right_samples_on_another_number_of_ranks(
         assert bitwise(result.weights, results[0].weights)
         assert close_to(result.weights, one.weights)
         assert float(result.memory) == pytest.approx(float(one.memory), rel=1e-9)
+
+
+# ---------------------------------------------------------------- habits and accidents of one rank
+
+
+def rank_zero_logs() -> dict[str, float]:
+    """The habit from other trainers: only rank 0 logs."""
+
+    def log(state: TrainState) -> Log | None:
+        return Log({"mine": 7.0}) if state.rank == 0 else None
+
+    return dict(bare(Callback("log", after_update=log), updates=2).metrics)
+
+
+def test_what_rank_zero_alone_logs_is_known_to_all(ranked: Groups) -> None:
+    assert ranked[2].call(rank_zero_logs) == [{"mine": 7.0}] * 2
+
+
+def warned_before_a_pass() -> dict[str, float]:
+    """An observer fails on rank 1 alone, just before all make a pass."""
+
+    def fail(state: TrainState) -> None:
+        if state.rank == 1 and state.now.update == 1:
+            raise OSError("the network of rank 1")
+
+    data = samples(7, seed=2)
+    final = noether.train(
+        net(),
+        samples(12),
+        loss=squared_error,
+        optimizer=sgd,
+        until={"updates": 2},
+        batch_size=6,
+        callbacks=[
+            Callback("watch", after_update=fail, on_error="warn"),
+            every(updates=1)(hooks.offline_loss(dataset="val")),
+        ],
+        datasets={"val": data},
+        defaults=False,
+    )
+    return dict(final.metrics)
+
+
+def test_an_observer_that_fails_on_one_rank_leaves_the_passes_of_its_tick_alone(
+    ranked: Groups,
+) -> None:
+    first, second = ranked[2].call(warned_before_a_pass)
+    assert first == second
+    assert set(first) == {"loss/val/total"}
+
+
+def parts_of_the_model() -> float:
+    """A loss that uses the model's parts, and not the model as a function."""
+
+    def loss(model: Any, batch: Any) -> torch.Tensor:
+        output = model[3](torch.tanh(model[0](batch[0])))
+        return torch.nn.functional.mse_loss(output, batch[1])
+
+    module = net(dropout=0.0).double()
+    data = samples(12)
+    pairs = list(zip(data.inputs.double(), data.targets.double(), strict=True))
+    noether.train(
+        module, pairs, loss=loss, optimizer=sgd, until={"epochs": 2}, batch_size=6, defaults=False
+    )
+    return float(sum(parameter.detach().sum() for parameter in module.parameters()))
+
+
+def test_a_loss_may_use_the_parts_of_a_model(ranked: Groups) -> None:
+    alone = parts_of_the_model()
+    assert ranked[2].call(parts_of_the_model) == pytest.approx([alone] * 2, rel=1e-9)
