@@ -218,6 +218,7 @@ def _recorded(session: Session, config: Mapping[str, Any]) -> TrainState:
     console.say(f"run directory {store.run}")
     try:
         size = _continue(session, store, config)
+        write_status(session, "running", None)
         storage.begin_journal(store, size, config)
         if store.begun_from is not None and store.committed is None:
             save(session.world, session.carry, [core_save("start")], final=True)
