@@ -31,9 +31,8 @@ def main(arguments: Sequence[str]) -> int:
     except ConfigurationError as error:
         return told(str(error), CONFIGURATION, options)
     except KeyboardInterrupt:
-        return told(
-            "interrupted; --resume auto goes on from the last checkpoint", INTERRUPTED, options
-        )
+        way = "; --resume auto goes on from the last checkpoint"
+        return told(f"interrupted{way if options.command is train else ''}", INTERRUPTED, options)
     except SystemExit as end:
         if end.code != PREEMPTED:
             raise

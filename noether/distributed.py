@@ -194,9 +194,9 @@ class Exchange:
 def tell(
     exchange: Exchange,
     *,
-    stops: bool = False,
-    signal_number: int | None = None,
-    seconds: float = 0.0,
+    stops: bool,
+    signal_number: int | None,
+    seconds: float,
 ) -> None:
     """Tell the other ranks, and wait for nobody."""
     here = exchange.ranks.rank == 0

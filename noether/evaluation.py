@@ -13,13 +13,14 @@ from toolz import unique
 from noether import averages, passes
 from noether import fold as folding
 from noether import store as storage
+from noether.arguments import CHOICES, is_count
 from noether.callback import Callback, Pipeline, chain
 from noether.checkpoint import Found, find, newest
 from noether.checkpoint.manifest import candidates
 from noether.console import Console
 from noether.distributed import Ranks, from_first, joined, ranks_here
-from noether.errors import ConfigurationError
-from noether.feed import Feed, size
+from noether.errors import ConfigurationError, suggestion
+from noether.feed import Feed, kind, size
 from noether.feed.fetches import Fetch, pass_fetches
 from noether.feed.serving import close, server
 from noether.journal import open_journal
@@ -30,7 +31,7 @@ from noether.progress import Progress
 from noether.randomness import seed_all
 from noether.rundir import CHECKPOINTS, runs
 from noether.session import Session, combine, raise_fatal, served
-from noether.signals import Signals, listening
+from noether.signals import Signals
 from noether.state import TrainState
 from noether.turn import Carry, foreseen
 
@@ -77,24 +78,40 @@ def evaluate(
     ...     datasets={"val": data}, callbacks=hits).metrics.keys()
     dict_keys(['accuracy/val'])
     """
-    ranks = ranks_here()
+    ranks, plain = ranks_here(), locals()
     given: Any = callbacks
     single = isinstance(given, Callback) or callable(given)
     pipeline = chain(given if single else tuple(given))
-    _check(pipeline, datasets, shared_out=ranks.size > 1 and parallel == "fsdp")
+    _check(pipeline, datasets, plain, shared_out=ranks.size > 1 and parallel == "fsdp")
     feed = _feed(batch_size, collate, seed, ranks)
     options = {"loss": loss, "precision": precision, "device": device, "parallel": parallel}
-    with listening() as signals, joined(ranks):
-        session = _prepared(model, pipeline, datasets, feed, signals, ranks, options)
+    with joined(ranks):
+        session = _prepared(model, pipeline, datasets, feed, ranks, options)
         session.workers = workers
         if run is not None:
             where, found = from_first(ranks, lambda: _found(Path(run), checkpoint))
             _take(session, where, found)
-        return _evaluated(session)
+        try:
+            return _evaluated(session)
+        finally:
+            if session.world.store is not None and session.world.store.journal is not None:
+                session.world.store.journal.close()
 
 
-def _check(pipeline: Pipeline, datasets: Mapping[str, Any], *, shared_out: bool) -> None:
-    problems = list(passes.unservable(datasets))
+def _check(
+    pipeline: Pipeline,
+    datasets: Mapping[str, Any],
+    plain: Mapping[str, Any],
+    *,
+    shared_out: bool,
+) -> None:
+    problems = [*_plain(plain), *passes.unservable(datasets)]
+    if shared_out:
+        problems += [
+            f"data set {name!r} has no numbered samples, as parallel='fsdp' needs; use 'ddp'"
+            for name, dataset in datasets.items()
+            if kind(dataset) in ("stream", "batches")
+        ]
     for callback in pipeline:
         data = callback.data
         if data is not None:
@@ -109,6 +126,17 @@ def _check(pipeline: Pipeline, datasets: Mapping[str, Any], *, shared_out: bool)
         raise ConfigurationError(problems)
 
 
+def _plain(options: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with numbers and choices."""
+    if not is_count(options["batch_size"]):
+        yield f"batch_size is {options['batch_size']!r}; expected a positive integer"
+    if options["workers"] != 0 and not is_count(options["workers"]):
+        yield f"workers is {options['workers']!r}; expected 0 or a positive integer"
+    for name in ("precision", "parallel"):
+        if options[name] not in CHOICES[name]:
+            yield f"{name} is {options[name]!r}. {suggestion(str(options[name]), CHOICES[name])}"
+
+
 def _feed(batch_size: int, collate: Any, seed: int, ranks: Ranks) -> Feed:
     """The geometry of a feed that trains on nothing."""
     collate = collate or torch.utils.data.default_collate
@@ -121,7 +149,6 @@ def _prepared(
     pipeline: Pipeline,
     datasets: Mapping[str, Any],
     feed: Feed,
-    signals: Signals,
     ranks: Ranks,
     options: Mapping[str, Any],
 ) -> Session:
@@ -142,7 +169,8 @@ def _prepared(
     base = TrainState("evaluation", start, start, model=made.view, dataset_lengths=lengths)
     base = replace(base, rank=ranks.rank, world_size=ranks.size)
     fold = folding.compiled(pipeline)
-    return Session(world, fold, feed, {}, base, signals, datasets, Carry())
+    # No signal is listened to: nothing has to be saved, so the first one ends it.
+    return Session(world, fold, feed, {}, base, Signals(), datasets, Carry())
 
 
 def _found(run: Path, checkpoint: str) -> tuple[Path, Found]:

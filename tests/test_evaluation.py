@@ -1,6 +1,10 @@
 """Evaluation-only runs: every pass once, into a journal of their own; nothing else is touched."""
 
 import json
+import multiprocessing
+import os
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +200,38 @@ def test_what_cannot_be_evaluated_is_refused(callbacks: Any, told: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         evaluated(*callbacks)
     assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"batch_size": 0}, {"workers": -1}, {"precision": "fp8"}, {"parallel": "dp"}],
+    ids=lambda options: next(iter(options)),
+)
+def test_bad_options_are_refused_by_name(options: Any) -> None:
+    with pytest.raises(ConfigurationError, match=next(iter(options))):
+        evaluated(VALIDATION, **options)
+
+
+def test_the_first_signal_ends_it_and_its_workers() -> None:
+    before = set(multiprocessing.active_children())
+
+    def interrupted(model: Any, batch: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)  # the signal comes long before
+
+    slow = Callback("slow", on_schedule=lambda state: None, data=DataPass("val", interrupted))
+    with pytest.raises(KeyboardInterrupt):
+        evaluated(slow, workers=1)
+    assert set(multiprocessing.active_children()) <= before
+
+
+def test_no_file_stays_open(tmp_path: Path) -> None:
+    trained(tmp_path, VALIDATION, hooks.checkpoint())
+    evaluated(VALIDATION, run=tmp_path)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        evaluated(VALIDATION, run=tmp_path)
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_run_or_a_tag_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -110,9 +110,6 @@ class Shelf:
         except Exception as error:
             return wanted, Failed(portable(error))
 
-    def __getitem__(self, wanted: Fetch) -> tuple[Fetch, Any]:
-        return self.__getitems__(wanted)
-
 
 def load(shelf: Shelf, wanted: Fetch) -> Any:
     """The batch of a tag; an error names the sample it came from."""

@@ -32,9 +32,6 @@ class Reader:
         except Exception as error:
             return tag, Failed(portable(error))
 
-    def __getitem__(self, tag: Tag) -> tuple[Tag, Any]:
-        return self.__getitems__(tag)
-
 
 @dataclass(slots=True)
 class Rounds:
