@@ -178,11 +178,21 @@ def evaluate(options: argparse.Namespace) -> None:
 
 def configuration(run: Path) -> Path:
     """The configuration of a run, or of the newest one of a series."""
+    import yaml
+
     from noether.rundir import CHECKPOINTS, runs
 
     newest = run if (run / CHECKPOINTS).is_dir() else next(iter(runs(run)), run)
     if not (newest / "config.yaml").is_file():
         raise ConfigurationError([f"{run} is no run directory with a config.yaml, nor a series"])
+    found = yaml.safe_load((newest / "config.yaml").read_text(encoding="utf-8"))
+    if not isinstance(found, dict) or "model" not in found:
+        raise ConfigurationError(
+            [
+                f"{newest} was trained from Python, and its config.yaml can't build its model; "
+                f"evaluate it there, by noether.evaluate(model, ..., run={str(newest)!r})"
+            ]
+        )
     return newest / "config.yaml"
 
 

@@ -298,3 +298,13 @@ def test_the_command_refuses_without_a_traceback(
     told = capsys.readouterr().err
     assert "Traceback" not in told
     assert arguments[-1] in told
+
+
+def test_a_run_from_python_is_told_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained(tmp_path, VALIDATION, hooks.checkpoint())
+    capsys.readouterr()
+    assert main(["evaluate", str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "noether.evaluate(" in line
