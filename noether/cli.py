@@ -7,6 +7,7 @@ import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -185,8 +186,10 @@ def configuration(run: Path) -> Path:
     newest = run if (run / CHECKPOINTS).is_dir() else next(iter(runs(run)), run)
     if not (newest / "config.yaml").is_file():
         raise ConfigurationError([f"{run} is no run directory with a config.yaml, nor a series"])
-    found = yaml.safe_load((newest / "config.yaml").read_text(encoding="utf-8"))
-    if not isinstance(found, dict) or "model" not in found:
+    found = None
+    with suppress(ValueError, yaml.YAMLError):  # which reading it in earnest tells better
+        found = yaml.safe_load((newest / "config.yaml").read_text(encoding="utf-8"))
+    if isinstance(found, dict) and "model" not in found:
         raise ConfigurationError(
             [
                 f"{newest} was trained from Python, and its config.yaml can't build its model; "
