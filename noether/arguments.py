@@ -98,6 +98,8 @@ def _choices(options: Mapping[str, Any]) -> Iterator[str]:
     if not _is_policy(options["on_nonfinite"]):
         found = options["on_nonfinite"]
         yield f"on_nonfinite is {found!r}; expected 'raise', 'skip' or {{'skip': LIMIT}}"
+    if not isinstance(options["async_save"], bool):
+        yield f"async_save is {options['async_save']!r}; expected True or False"
     for name, known in CHOICES.items():
         if options[name] == "fp16":
             yield "precision 'fp16' is not built yet; use 'bf16' or 'fp32'"

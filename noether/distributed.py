@@ -53,6 +53,17 @@ def joined(ranks: Ranks) -> Iterator[None]:
         dist.destroy_process_group()
 
 
+def apart(ranks: Ranks) -> Any:
+    """A group of all ranks whose collectives meet none of training's; None where there is one."""
+    return None if ranks.size == 1 else dist.new_group(backend="gloo")
+
+
+def part(group: Any) -> None:
+    """End such a group."""
+    if group is not None and dist.is_initialized():
+        dist.destroy_process_group(group)
+
+
 def local_device(device: str | None, ranks: Ranks) -> str | None:
     """The device of this rank: of several GPUs in one machine each rank has its own."""
     if device == "cuda" and ranks.size > 1:
@@ -177,6 +188,8 @@ class Heard:
     """A signal that at least one of them has got."""
     seconds: float
     """Training time by the clock of rank 0."""
+    unsaved: bool
+    """Whether too many saves in a row have failed, as one of them knows already."""
 
 
 @dataclass(slots=True)
@@ -195,6 +208,7 @@ def tell(
     exchange: Exchange,
     *,
     stops: bool,
+    unsaved: bool,
     signal_number: int | None,
     seconds: float,
 ) -> None:
@@ -205,6 +219,7 @@ def tell(
         float(signal_number == signal.SIGINT),
         float(signal_number not in (None, signal.SIGINT)),
         seconds if here else 0.0,
+        float(unsaved),
     ]
     exchange.sent = torch.tensor(flags, dtype=torch.float64)
     exchange.work = dist.all_reduce(exchange.sent, async_op=True)
@@ -236,8 +251,8 @@ def hear(exchange: Exchange) -> Heard | None:
     """What was told after the last update; None before the first."""
     if exchange.work is not None and exchange.sent is not None:
         exchange.work.wait()
-        stops, interrupts, terms, seconds = exchange.sent.tolist()
+        stops, interrupts, terms, seconds, unsaved = exchange.sent.tolist()
         number = signal.SIGINT if interrupts else signal.SIGTERM if terms else None
-        exchange.heard = Heard(round(stops), number, seconds)
+        exchange.heard = Heard(round(stops), number, seconds, unsaved > 0)
         exchange.work = None
     return exchange.heard

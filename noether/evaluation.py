@@ -18,6 +18,7 @@ from noether.callback import Callback, Pipeline, chain
 from noether.checkpoint import Found, find, newest
 from noether.checkpoint.manifest import candidates
 from noether.console import Console
+from noether.contents import recall
 from noether.distributed import Ranks, from_first, joined, ranks_here
 from noether.errors import ConfigurationError, suggestion
 from noether.feed import Feed, kind, size
@@ -26,7 +27,7 @@ from noether.feed.serving import close, server
 from noether.journal import open_journal
 from noether.loop import Course
 from noether.machine import machine
-from noether.perform import World, show, tell_failures, write_row
+from noether.perform import show, tell_failures, write_row
 from noether.progress import Progress
 from noether.randomness import seed_all
 from noether.rundir import CHECKPOINTS, runs
@@ -34,6 +35,7 @@ from noether.session import Session, combine, raise_fatal, served
 from noether.signals import Signals
 from noether.state import TrainState
 from noether.turn import Carry, foreseen
+from noether.world import World
 
 JOURNAL = "evaluation.jsonl"
 """The rows of a run's evaluations; those of its training stay as they are."""
@@ -199,7 +201,7 @@ def _take(session: Session, run: Path, found: Found) -> None:
     for note in found.notes:
         world.console.warn(note)
     pipeline = session.fold.pipeline
-    session.carry, progress = storage.recall(found.directory, world.machine, pipeline)
+    session.carry, progress = recall(found.directory, world.machine, pipeline)
     session.base = replace(session.base, before=progress, now=progress)
     world.course.progress = progress
     world.store = storage.Store(run, None, found, committed=progress.update)

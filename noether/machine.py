@@ -311,6 +311,11 @@ def weights_are_finite(machine: Machine) -> bool:
     """Whether every weight and buffer is finite; waits for the device."""
     held = (*machine.parameters, *machine.module.parameters(), *machine.module.buffers())
     here = [t.to_local() if hasattr(t, "to_local") else t.detach() for t in held]
-    verdicts = [torch.isfinite(t).all() for t in here if t.is_floating_point()]
-    verdict = not verdicts or bool(torch.stack(verdicts).all())
+    extremes = [_extremes(t) for t in here if t.is_floating_point() and t.numel()]
+    verdict = not extremes or bool(torch.isfinite(torch.cat(extremes)).all())
     return agreed(machine.ranks, verdict) if machine.lockstep else verdict
+
+
+def _extremes(tensor: Tensor) -> Tensor:
+    # A tenth of the time of asking each number whether it is finite; NaN comes through.
+    return torch.stack(torch.aminmax(tensor)).double()

@@ -1,6 +1,6 @@
 """A model on several ranks: copies whose gradients are averaged, or one that is shared out."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -95,20 +95,9 @@ def set_gradient_sync(forward: Any, module: nn.Module, *, last: bool) -> None:
         module.set_requires_gradient_sync(last)
 
 
-def whole(value: Any) -> Any:
-    """The value with every tensor that is shared out among the ranks put together again."""
-    if isinstance(value, DTensor):
-        return value.full_tensor().cpu()  # a device may not hold all of them
-    if isinstance(value, Mapping):
-        return {key: whole(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(whole(item) for item in value)
-    return value
-
-
 def shared_out(value: Tensor, like: Any) -> Tensor:
     """The tensor shared out as another one is; this rank has all of it."""
-    if not isinstance(like, DTensor) or value.shape != like.shape:
+    if isinstance(value, DTensor) or not isinstance(like, DTensor):
         return value
     there = value.to(like.device)
     return distribute_tensor(there, like.device_mesh, like.placements, src_data_rank=None)

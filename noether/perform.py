@@ -1,47 +1,21 @@
 """The world's side of a tick: effects performed in their one order."""
 
-import gc
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from noether import store as storage
 from noether.checkpoint.encoding import encode
-from noether.console import Console
-from noether.distributed import from_first
 from noether.effects import Do, Load, Log, Save, Say, Set, Write
-from noether.errors import CheckpointError, NonFiniteError, suggestion
+from noether.errors import CheckpointError, suggestion
 from noether.fold import Outcome
 from noether.journal import row
-from noether.loop import Course, judge
-from noether.machine import Machine, apply_setting, weights_are_finite
+from noether.machine import apply_setting
+from noether.saving import load_tagged, save
 from noether.storage import writing
-from noether.turn import Carry, Failure, Request, fatal
-
-MAX_FAILED_SAVES = 3
-
-Actions = Mapping[str, Callable[..., Any]]
-ACTIONS: Actions = {"collect_garbage": gc.collect, "empty_cache": torch.cuda.empty_cache}
-
-
-@dataclass(slots=True)
-class World:
-    """What effects are performed upon."""
-
-    machine: Machine
-    course: Course
-    seed: int
-    length: int | None
-    """Samples of the training set, where they are known."""
-    console: Console
-    store: storage.Store | None
-    actions: Actions = field(default_factory=lambda: ACTIONS)
-    warned: dict[str, int] = field(default_factory=dict)
-    """Errors of observers, by callback."""
+from noether.turn import Failure, Request, fatal
+from noether.world import World
 
 
 def perform(world: World, outcome: Outcome) -> None:
@@ -84,7 +58,7 @@ def _load(world: World, outcome: Outcome) -> None:
                 f"{request.by!r} asks for {request.effect}, which is served on the closing tick "
                 "of a run with a run_dir"
             )
-        storage.load_tagged(world.store, request.effect.tag, world.machine)
+        load_tagged(world, request.effect.tag)
 
 
 def _write(world: World, effect: Write) -> None:
@@ -128,53 +102,6 @@ def _details(effect: Any) -> dict[str, Any]:
         return {"kind": kind, "name": effect.name}
     names = effect.__slots__
     return {"kind": kind, **{name: getattr(effect, name) for name in names}}
-
-
-def save(
-    world: World, carry: Carry, requests: Sequence[Request], *, final: bool = False
-) -> Path | None:
-    """Commit one checkpoint for these requests.
-
-    A failure is reported and training goes on; the third in a row, or one of a `final` save,
-    raises CheckpointError. Weights that are not finite raise NonFiniteError and are never saved.
-    """
-    if not requests:
-        return None
-    if world.store is None:
-        raise CheckpointError(f"{requests[0].by!r} asks to save, but the run has no run_dir")
-    judge(world.course)
-    if not weights_are_finite(world.machine):
-        update = world.course.progress.update
-        raise NonFiniteError(f"the weights are not finite at update {update}; nothing was saved")
-    try:
-        directory = _commit(world, world.store, carry, requests)
-    except (CheckpointError, OSError) as error:
-        world.store.failed += 1
-        if final or world.store.failed >= MAX_FAILED_SAVES:
-            raise
-        world.console.warn(f"{error}; training goes on")
-        return None
-    world.store.failed = 0
-    return directory
-
-
-def _commit(world: World, store: storage.Store, carry: Carry, requests: Sequence[Request]) -> Path:
-    journal = store.journal
-    size = None if journal is None else journal.position()
-    trees = storage.trees(
-        world.machine,
-        world.course,
-        carry,
-        seed=world.seed,
-        length=world.length,
-        journal=size,
-    )
-    progress = trees[storage.STATE]["progress"]
-    about = {"update": progress["update"], "progress": progress}
-    ranks = world.machine.ranks
-    directory = from_first(ranks, lambda: storage.save(store, requests, trees, about))
-    store.committed = about["update"]
-    return directory
 
 
 def tell_failures(world: World, failures: Sequence[Failure]) -> list[Failure]:

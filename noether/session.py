@@ -13,19 +13,21 @@ from noether import store as storage
 from noether.agenda import Agenda, agenda
 from noether.averages import weights
 from noether.callback import DataPass, Pipeline
+from noether.contents import check_memories
 from noether.distributed import all_fail, combined, gathered, hear, tell
-from noether.effects import Save
 from noether.feed import Feed, pace, reached, size
 from noether.feed.fetches import pass_numbers
 from noether.feed.foresight import Outlook, fetches
 from noether.feed.serving import Batch, Server, batches, close, server
 from noether.loop import judge, snapshots
-from noether.perform import World, perform, save, show, tell_failures
+from noether.perform import perform, show, tell_failures
 from noether.progress import Progress
+from noether.saving import core_save, failing, give_up, save, settle
 from noether.schedules import Tick
 from noether.signals import Signals
 from noether.state import Event, TrainState
 from noether.turn import Carry, Combine, Failure, Fold, Request, foreseen
+from noether.world import World
 
 HEARTBEAT = 10.0
 """Seconds between two writings of `status.json`."""
@@ -81,6 +83,7 @@ def lived(session: Session) -> TrainState:
     finally:
         if session.server is not None:
             close(session.server)
+        settle(session.world)
         session.world.machine.forward = None
         session.world.console.wipe()
     raise session.signals.error()
@@ -93,7 +96,7 @@ def _open(session: Session) -> None:
     begun = folding.begin(session.fold, state, session.carry)
     session.carry = begun.carry
     raise_fatal(session, begun.state, tell_failures(session.world, begun.failures))
-    storage.check_memories(session.fold.pipeline, session.carry)
+    check_memories(session.fold.pipeline, session.carry)
     session.server = _server(session)
     _tick(session, state, keep=now.session == 1)
     ahead = pace(session.feed, now, session.world.course.offset, session.base.total)
@@ -132,9 +135,18 @@ def _ends(session: Session) -> bool:
     if exchange is None:
         return stops or bool(session.signals.count)
     earlier, elapsed = exchange.heard, session.world.course.elapsed
-    tell(exchange, stops=stops, signal_number=session.signals.first, seconds=elapsed)
+    tell(
+        exchange,
+        stops=stops,
+        unsaved=failing(session.world),
+        signal_number=session.signals.first,
+        seconds=elapsed,
+    )
     if stops and (now := hear(exchange)) is not None and now.stops == exchange.ranks.size:
         return True
+    if earlier is not None and earlier.unsaved:
+        settle(session.world)
+        give_up(session.world)
     return earlier is not None and (earlier.stops > 0 or earlier.signal is not None)
 
 
@@ -209,6 +221,9 @@ def _tick(session: Session, state: TrainState, *, keep: bool = True) -> None:
             raise
         fatal[0].error.add_note(f"then, while its tick was performed: {error}")
     raise_fatal(session, outcome.state, fatal)
+    settle(world, wait=state.event == "end")
+    if world.machine.ranks.size == 1:
+        give_up(world)  # several ranks do so together, a tick later
     world.console.tick(outcome.state.now, outcome.state.total, outcome.state.metrics)
     saved = committed != (world.store and world.store.committed)
     if saved or time.monotonic() - session.told > HEARTBEAT:
@@ -237,7 +252,7 @@ def _close(session: Session, reasons: tuple[str, ...]) -> TrainState:
     state = _at(session, "end", session.world.course.progress)
     state = replace(state, reason="; ".join(reasons))
     _tick(session, state)
-    if session.world.store is not None and session.world.store.failed:
+    if session.world.store is not None and session.world.store.failures:
         save(session.world, session.carry, [core_save("last")], final=True)
     return replace(state, metrics=session.carry.metrics, memories=session.carry.memories)
 
@@ -269,11 +284,6 @@ def _leave(session: Session, error: BaseException, *hooks: str) -> None:
 
 def _at(session: Session, event: Any, now: Progress) -> TrainState:
     return replace(session.base, event=event, before=now, now=now)
-
-
-def core_save(tag: str) -> Request:
-    """A checkpoint that the core itself asks for."""
-    return Request("noether", "core", Save(tag, keep_last=1))
 
 
 def _server(session: Session) -> Server:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from noether.digests import Digest, close
+
 
 def _create(path: Path) -> BinaryIO:
     return open(path, "xb")
@@ -65,13 +67,13 @@ class Sink:
     file: BinaryIO
     storage: Storage
     size: int = 0
-    sha256: Any = field(default_factory=hashlib.sha256)
+    digest: Digest = field(default_factory=Digest)
     error: BaseException | None = None
     """The first one that writing raised, whatever the caller makes of it."""
 
     def write(self, data: bytes | memoryview) -> int:
         view = memoryview(data)
-        self.sha256.update(view)
+        self.digest.update(view)
         self.size += view.nbytes
         try:
             return self.storage.write(self.file, data)
@@ -82,19 +84,27 @@ class Sink:
     def flush(self) -> None:
         """Nothing: the file is flushed once, when it is complete."""
 
+    @property
+    def record(self) -> dict[str, Any]:
+        """Size and digest, once everything is written."""
+        return {"bytes": self.size, "sha256": self.digest.hexdigest()}
+
 
 @contextmanager
 def writing(path: Path, storage: Storage = STORAGE) -> Iterator[Sink]:
     """A sink into the new file `path`, on the disk when the block ends; raises OSError."""
     file = storage.create(path)
+    sink = Sink(file, storage)
     try:
-        yield Sink(file, storage)
+        yield sink
         storage.fsync(file)
         storage.close(file)
     except BaseException:
         with suppress(OSError):  # closing flushes again, and fails again; the first error counts
             file.close()
         raise
+    finally:
+        close(sink.digest)
 
 
 def replace_text(path: Path, text: str, storage: Storage = STORAGE) -> None:

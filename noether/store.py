@@ -2,33 +2,32 @@
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
-from noether.callback import HOOKS, Callback
-from noether.checkpoint import Found, find, load, newest
-from noether.checkpoint.commit import commit
-from noether.checkpoint.encoding import decode, encode, memory_types
+from noether.checkpoint import Found, newest
+from noether.checkpoint.commit import commit, commit_together
+from noether.checkpoint.encoding import Path as TreePath
 from noether.checkpoint.manifest import MANIFEST, verify
 from noether.checkpoint.retention import clean, prune
-from noether.distributed import gathered, this_launch
+from noether.checkpoint.staging import Staging
+from noether.distributed import part, this_launch
 from noether.effects import Save
-from noether.errors import CheckpointError, ConfigurationError, RunLockedError
-from noether.feed import to_device
+from noether.errors import ConfigurationError, RunLockedError
 from noether.journal import Journal, open_journal
-from noether.loop import Course
-from noether.machine import Machine, reconfigure
 from noether.progress import Progress
-from noether.randomness import capture
 from noether.rundir import CHECKPOINTS, Lock, lock, new_run, probe, read_status, runs, write_status
-from noether.turn import Carry, Request
+from noether.storage import STORAGE, Storage
+from noether.turn import Request
 
-WEIGHTS, STATE, CONFIG = "weights.pt", "state.pt", "config.yaml"
+CONFIG = "config.yaml"
 
 
 @dataclass(slots=True)
@@ -42,9 +41,16 @@ class Store:
     """The checkpoint that this session goes on from."""
     journal: Journal | None = None
     committed: int | None = None
-    failed: int = 0
-    """Saves in a row that failed."""
+    failures: list[Exception] = field(default_factory=list)
+    """Of the saves that failed since the last one that didn't."""
     notes: list[str] = field(default_factory=list)
+    storage: Storage = STORAGE
+    group: Any = None
+    """The ranks that save together, where there are several."""
+    staging: Staging | None = None
+    """Memory for saves in the background; None: they are made at once."""
+    pending: "Pending | None" = None
+    writer: ThreadPoolExecutor | None = None
 
     @property
     def checkpoints(self) -> Path:
@@ -131,7 +137,10 @@ def begin_journal(store: Store, size: int | None, config: Mapping[str, Any]) -> 
 
 
 def close_store(store: Store) -> None:
-    """Close the journal and give the run directory back."""
+    """Let a save in the background end, close the journal, and give the run directory back."""
+    if store.writer is not None:
+        store.writer.shutdown()
+    part(store.group)
     if store.journal is not None:
         store.journal.close()
     if store.lock is not None:
@@ -166,176 +175,55 @@ def changed(before: Any, after: Any, path: str = "") -> Iterator[tuple[str, Any,
         yield path, before, after
 
 
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A save in the background."""
+
+    update: int
+    future: Future[None]
+
+
+Spread = Callable[[str, TreePath, torch.Tensor], bool]
+
+
 def save(
-    store: Store, requests: Sequence[Request], trees: Mapping[str, Any], about: Mapping[str, Any]
-) -> Path:
-    """Commit one checkpoint for all these requests, then prune; raises CheckpointError."""
+    store: Store,
+    requests: Sequence[Request],
+    files: Mapping[str, Any],
+    progress: Mapping[str, Any],
+    spread: Spread | None,
+) -> None:
+    """Commit one checkpoint for all these requests, then prune; raises CheckpointError.
+
+    Several ranks do this together, what `spread` picks in parts.
+    """
     claims = [{"by": r.by, **asdict(r.effect)} for r in requests if isinstance(r.effect, Save)]
-    if store.journal is not None:
-        store.journal.sync()
-    directory = commit(store.checkpoints, trees, {**about, "claims": claims})
-    prune(store.checkpoints)
-    return directory
+    about = {"update": progress["update"], "progress": progress, "claims": claims}
+    given = (store.checkpoints, files, about)
+
+    def flush() -> None:
+        if store.journal is not None:
+            store.journal.sync()
+
+    tidy = partial(prune, store.checkpoints, storage=store.storage)
+    if spread is None:
+        flush()
+        commit(*given, storage=store.storage)
+        tidy()
+    else:
+        more: Any = {"spread": spread, "group": store.group, "storage": store.storage}
+        commit_together(*given, first=flush, then=tidy, **more)
 
 
-def trees(
-    machine: Machine,
-    course: Course,
-    carry: Carry,
-    *,
-    seed: int,
-    length: int | None,
-    journal: int | None,
-) -> dict[str, Any]:
-    """Everything a run is, as trees of tensors and plain values, by file name."""
-    weights, optimizer, remembered = _assembled(machine, carry)
-    random = gathered(machine.ranks, capture())
-    state = {
-        "progress": asdict(course.progress),
-        "offset": course.offset,
-        "skipped": course.skipped,
-        "seed": seed,
-        "optimizer": optimizer,
-        "optimizer_kind": type(machine.optimizer).__name__,
-        "configured": machine.configured,
-        "scheduler": None if machine.scheduler is None else machine.scheduler.state_dict(),
-        "schedules": dict(carry.schedules),
-        "metrics": dict(carry.metrics),
-        "fired": sorted(carry.fired),
-        "stops": carry.stops,
-        "length": length,
-        "trainable": {n: p.requires_grad for n, p in machine.module.named_parameters()},
-        "random": random[0],
-        "random_of_ranks": random[1:],
-        "journal": journal,
-    }
-    memories = {n: encode(m, f"memory of callback {n!r}") for n, m in remembered.items()}
-    return {
-        WEIGHTS: encode(weights, "weights"),
-        STATE: {**encode(state, "state"), "memories": memories},
-    }
-
-
-def _assembled(machine: Machine, carry: Carry) -> tuple[Any, Any, Mapping[str, Any]]:
-    """Weights, optimizer and memories; what is shared out among the ranks put together."""
-    weights, optimizer = machine.module.state_dict(), machine.optimizer.state_dict()
-    if not machine.lockstep:
-        return weights, optimizer, carry.memories
-    from noether.parallel import whole  # late: it takes longer than all of noether
-
-    return whole(weights), whole(optimizer), whole(carry.memories)
-
-
-def restore(
-    directory: Path, machine: Machine, course: Course, callbacks: Sequence[Callback]
-) -> tuple[Carry, dict[str, Any]]:
-    """Put a checkpoint into machine and course; gives the carry, and all that was stored.
-
-    Raises CheckpointError naming what does not fit.
-    """
-    load_weights(directory, machine)
-    stored = load(directory, STATE)
-    state = decode({k: v for k, v in stored.items() if k != "memories"}, {})
-    given = machine.configured
-    try:
-        machine.optimizer.load_state_dict(_optimizer_state(machine, state["optimizer"]))
-        if machine.scheduler is not None and state["scheduler"] is not None:
-            machine.scheduler.load_state_dict(state["scheduler"])
-        for name, parameter in machine.module.named_parameters():
-            parameter.requires_grad_(state["trainable"].get(name, parameter.requires_grad))
-    except (ValueError, KeyError) as error:
-        raise CheckpointError(f"{directory / STATE} does not fit this run: {error}") from error
-    reconfigure(machine, state["configured"], given)
-    course.progress = Progress(**state["progress"])
-    course.offset, course.skipped = state["offset"], state["skipped"]
-    memories = _memories(stored, machine, callbacks)
-    fired = frozenset(state["fired"])
-    carry = Carry(memories, state["schedules"], state["metrics"], fired, state["stops"])
-    return carry, state | {"names": tuple(stored["memories"])}
-
-
-def _optimizer_state(machine: Machine, stored: Any) -> Any:
-    """The optimizer's state as this rank holds it."""
-    if not machine.lockstep:
-        return stored
-    from noether.parallel import shared_out  # late: it takes longer than all of noether
-
-    state = {
-        number: {
-            name: shared_out(value, machine.parameters[number])
-            if isinstance(value, torch.Tensor)
-            else value
-            for name, value in entry.items()
-        }
-        for number, entry in stored["state"].items()
-    }
-    return {**stored, "state": state}
-
-
-def _weights(machine: Machine, stored: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
-    """The weights as this rank holds them."""
-    if not machine.lockstep:
-        return stored
-    from noether.parallel import shared_out  # late: it takes longer than all of noether
-
-    own = machine.module.state_dict()
-    return {name: shared_out(value, own.get(name)) for name, value in stored.items()}
-
-
-def recall(
-    directory: Path, machine: Machine, callbacks: Sequence[Callback]
-) -> tuple[Carry, Progress]:
-    """Put a checkpoint's weights into the model; gives its memories and counts, and no more."""
-    load_weights(directory, machine)
-    stored = load(directory, STATE)
-    progress = Progress(**decode(stored["progress"], {}))
-    return Carry(_memories(stored, machine, callbacks)), progress
-
-
-def _memories(
-    stored: Mapping[str, Any], machine: Machine, callbacks: Sequence[Callback]
-) -> dict[str, Any]:
-    return {
-        callback.name: _memory(callback, stored["memories"][callback.name], machine.device)
-        for callback in callbacks
-        if callback.name in stored["memories"]
-    }
-
-
-def load_weights(directory: Path, machine: Machine) -> None:
-    """Put a checkpoint's weights into the model; raises CheckpointError where they do not fit."""
-    try:
-        machine.module.load_state_dict(_weights(machine, load(directory, WEIGHTS)))
-    except RuntimeError as error:
-        raise CheckpointError(f"{directory / WEIGHTS} does not fit the model: {error}") from error
-
-
-def load_tagged(store: Store, tag: str, machine: Machine) -> None:
-    """Put the weights of the checkpoint with `tag` into the model."""
-    found = find(store.checkpoints, tag)
-    if found is None:
-        raise CheckpointError(f"Load({tag!r}): {store.checkpoints} holds no checkpoint of that tag")
-    load_weights(found.directory, machine)
-
-
-def _memory(callback: Callback, tree: Any, device: torch.device) -> Any:
-    hooks = [getattr(callback, name) for name in ("init", *HOOKS)]
-    types = memory_types([hook for hook in hooks if hook is not None])
-    return decode(to_device(tree, device), types)
-
-
-def check_memories(callbacks: Sequence[Callback], carry: Carry) -> None:
-    """Prove before training that every memory can be stored and read back.
-
-    Raises ConfigurationError naming each callback whose memory cannot.
-    """
-    problems = []
-    for callback in callbacks:
-        if callback.name in carry.memories:
-            try:
-                tree = encode(carry.memories[callback.name], f"memory of {callback.name!r}")
-                _memory(callback, tree, torch.device("cpu"))
-            except (TypeError, CheckpointError) as error:
-                problems.append(str(error))
-    if problems:
-        raise ConfigurationError(problems)
+def begin_save(
+    store: Store,
+    requests: Sequence[Request],
+    files: Mapping[str, Any],
+    progress: Mapping[str, Any],
+    spread: Spread | None,
+) -> Pending:
+    """Let a thread save what must not change meanwhile."""
+    if store.writer is None:
+        store.writer = ThreadPoolExecutor(1, "noether-save")
+    future = store.writer.submit(save, store, requests, files, progress, spread)
+    return Pending(progress["update"], future)

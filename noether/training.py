@@ -9,29 +9,41 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from noether import dataflow, forecast
+from noether import dataflow, forecast, randomness
 from noether import fold as folding
 from noether import store as storage
 from noether.arguments import check_horizon, checked, described_run, uncounted
 from noether.callback import Callback, Pipeline, chain
 from noether.checkpoint import newest
 from noether.checkpoint.retention import summary
+from noether.checkpoint.staging import Staging
 from noether.console import Console
+from noether.contents import restore
 from noether.defaults import with_defaults
-from noether.distributed import ALONE, Exchange, Ranks, from_first, joined, ranks_here, restarted
+from noether.distributed import (
+    ALONE,
+    Exchange,
+    Ranks,
+    apart,
+    from_first,
+    joined,
+    ranks_here,
+    restarted,
+)
 from noether.errors import ConfigurationError
 from noether.feed import Feed, feed, horizon, reached, size
 from noether.loop import Clock, Course
 from noether.machine import machine
-from noether.perform import World, save
 from noether.progress import Progress
-from noether.randomness import restore, seed_all, seed_rank
+from noether.randomness import seed_all, seed_rank
 from noether.rundir import CHECKPOINTS
+from noether.saving import core_save, save
 from noether.schedules import Schedule
-from noether.session import Session, core_save, lived, write_status
+from noether.session import Session, lived, write_status
 from noether.signals import Signals, listening
 from noether.state import TrainState
 from noether.turn import Carry
+from noether.world import World
 
 PARALLEL = ("parallel", "sync_batchnorm")
 FEED = ("batch_size", "accumulate", "collate", "seed", "shuffle", "drop_last", "counters")
@@ -64,6 +76,7 @@ def train(
     seed: int = 0,
     run_dir: str | Path | None = None,
     resume: str | Path = "never",
+    async_save: bool = False,
     defaults: bool | Mapping[str, bool] = True,
     log: Schedule | None = None,
     track: Schedule | None = None,
@@ -96,6 +109,8 @@ def train(
     on_nonfinite: "raise", read one tick late; "skip", or {"skip": limit in a row}, read at once.
     run_dir: the series in which this run gets a numbered directory; None writes nothing.
     resume: "never", "auto", "must", or the path of a run or a checkpoint.
+    async_save: write checkpoints while training goes on; it stands still only to copy the state
+        into CPU memory, which holds as much as a checkpoint and is kept for the next.
     parallel: on several ranks, started by `torchrun` say, "ddp" keeps a copy of the model on each,
         "fsdp" shares it out. `batch_size` is that of all ranks together.
     sync_batchnorm: make batch norms take the mean over all ranks; GPUs only.
@@ -133,6 +148,7 @@ def _trained(
         return lived(session)
     described = described_run(options, session.fold.pipeline)
     session.world.store = _opened(series, resume, ranks)
+    session.world.store.staging = Staging() if options["async_save"] else None
     return _recorded(session, described)
 
 
@@ -145,7 +161,9 @@ def _opened(series: Path, resume: str, ranks: Ranks) -> storage.Store:
         return own[0].run, own[0].begun_from, own[0].committed
 
     run, begun_from, committed = from_first(ranks, opened)
-    return own[0] if own else storage.Store(run, None, begun_from, committed=committed)
+    store = own[0] if own else storage.Store(run, None, begun_from, committed=committed)
+    store.group = apart(ranks)
+    return store
 
 
 def chosen(options: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
@@ -203,7 +221,7 @@ def _already_done(run: Path, options: Mapping[str, Any]) -> TrainState:
     found = newest(run / CHECKPOINTS)
     carry, course = Carry(), Course(Progress())
     if found is not None:
-        carry, _ = storage.restore(found.directory, made, course, chain(options["callbacks"]))
+        carry, _ = restore(found.directory, made, course, chain(options["callbacks"]))
     now = course.progress
     Console().say(f"{run} is done already, at update {now.update}; nothing is trained")
     state = TrainState("end", now, now, model=made.view, reason="the run was done already")
@@ -269,7 +287,7 @@ def _continue(session: Session, store: storage.Store, config: Mapping[str, Any])
     for note in found.notes:
         session.world.console.warn(note)
     course = session.world.course
-    session.carry, stored = storage.restore(
+    session.carry, stored = restore(
         found.directory, session.world.machine, course, session.fold.pipeline
     )
     course.progress = replace(course.progress, session=course.progress.session + 1)
@@ -304,7 +322,7 @@ def _restore_random(session: Session, stored: Mapping[str, Any]) -> None:
     rank = session.world.machine.ranks.rank
     states = [stored["random"], *stored.get("random_of_ranks", ())]
     if rank < len(states):
-        restore(states[rank])
+        randomness.restore(states[rank])
     else:
         seed_rank(stored["seed"], rank, session.world.course.progress.update)
 

@@ -9,7 +9,10 @@ from typing import Any
 
 import torch
 
+from noether.checkpoint.encoding import Path as TreePath
+from noether.checkpoint.encoding import mapped, tensor_name
 from noether.checkpoint.manifest import (
+    INDEX,
     LATEST,
     Candidates,
     Damaged,
@@ -60,10 +63,15 @@ def find(folder: Path, tag: str) -> Found | None:
     return _first_valid(folder, lambda found: _tagged(found, tag), f" with the tag {tag!r}", ())
 
 
-def load(directory: Path, name: str) -> Any:
+Like = Callable[[TreePath, torch.Size], torch.Tensor | None]
+"""The tensor that one at this place of a tree, of this size, is shared out among the ranks as."""
+
+
+def load(directory: Path, name: str, like: Like | None = None) -> Any:
     """The tree in the file `name` of the checkpoint, on the CPU.
 
-    Its digest is verified first; no code in it is ever run. Raises CheckpointError naming the file.
+    What several ranks wrote is put together, or shared out among the present ones as `like` says.
+    Digests are verified first; no code is ever run. Raises CheckpointError naming the file.
     """
     manifest = read_manifest(directory)
     if name not in manifest.files:
@@ -71,9 +79,30 @@ def load(directory: Path, name: str) -> Any:
         raise CheckpointError(f"checkpoint {directory} holds no {name}. {hint}")
     path = verify_file(manifest, name)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        tree = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise CheckpointError(f"{path} cannot be loaded: {error}") from error
+    return _filled(manifest, name, tree, like) if INDEX in manifest.files else tree
+
+
+def _filled(manifest: Manifest, name: str, tree: Any, like: Like | None) -> Any:
+    """The tree with the tensors that the ranks' files hold."""
+    from noether.checkpoint import sharding  # late: it takes long
+
+    stored = sharding.read_index(manifest)
+    targets: dict[str, torch.Tensor] = {}
+
+    def allocate(path: TreePath, tensor: torch.Tensor) -> torch.Tensor:
+        if (kept := stored.get(tensor_name(name, path))) is None:
+            return tensor
+        model = None if like is None else like(path, kept.size)
+        made = torch.empty(kept.size) if model is None else torch.empty_like(model)
+        targets[tensor_name(name, path)] = made = made.detach().to(kept.dtype)
+        return made
+
+    filled = mapped(tree, allocate)
+    sharding.load(manifest, {key: stored[key] for key in targets}, targets)
+    return filled
 
 
 def _tagged(manifests: Sequence[Manifest], tag: str) -> Sequence[Manifest]:

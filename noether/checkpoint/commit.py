@@ -1,13 +1,18 @@
 """Writing a checkpoint so that it is complete or absent, whatever happens meanwhile."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from noether.checkpoint.manifest import FORMAT, LATEST, MANIFEST, candidates, parsed, sealed
+from noether.checkpoint.encoding import Path as TreePath
+from noether.checkpoint.encoding import mapped, tensor_name
+from noether.checkpoint.manifest import FORMAT, INDEX, LATEST, MANIFEST, candidates, parsed, sealed
 from noether.errors import CheckpointError
 from noether.storage import STORAGE, Storage, aside_suffix, discard, replace_text, writing
 
@@ -30,32 +35,117 @@ def commit(
     except CheckpointError:
         raise
     except Exception as error:
-        raise CheckpointError(
-            f"checkpoint of update {manifest.get('update')} cannot be written to {folder}: {error}"
-        ) from error
+        raise _failed(folder, manifest, error) from error
+
+
+def _failed(folder: Path, manifest: Mapping[str, Any], error: Exception) -> CheckpointError:
+    update = manifest.get("update")
+    return CheckpointError(f"checkpoint of update {update} cannot be written to {folder}: {error}")
 
 
 def _commit(
     folder: Path, files: Mapping[str, Any], manifest: Mapping[str, Any], storage: Storage
 ) -> Path:
+    begun = _begin(folder, manifest, storage)
+    try:
+        return _complete(begun, _write(files, begun.aside, storage), storage)
+    except BaseException:
+        discard(begun.aside, storage)
+        raise
+
+
+def commit_together(
+    folder: Path,
+    files: Mapping[str, Any],
+    manifest: Mapping[str, Any],
+    *,
+    spread: Callable[[str, TreePath, Tensor], bool],
+    group: Any,
+    first: Callable[[], Any],
+    then: Callable[[], Any],
+    storage: Storage = STORAGE,
+) -> None:
+    """Write the trees of all ranks of `group` as one checkpoint, whatever else `commit` says.
+
+    The tensors that `spread` picks are shared out among the ranks, or equal on all of them: each
+    rank writes a part. All else is rank 0's, which does `first` before and `then` after. Raises
+    CheckpointError naming the ranks that failed, on all of them.
+    """
+    from noether.checkpoint.sharding import Record, Writer, save  # late: it takes long
+
+    begun: list[_Begun] = []
+    tensors: dict[str, Tensor] = {}
+    rest = {name: _without(tensors, name, tree, spread) for name, tree in files.items()}
+
+    def begin() -> Path:
+        first()
+        begun.append(_begin(folder, manifest, storage))
+        return begun[0].aside
+
+    def complete(aside: Path, index: str, records: Mapping[str, Record]) -> None:
+        more = {**_write(rest, aside, storage), INDEX: _write_text(aside / INDEX, index, storage)}
+        _complete(begun[0], {**records, **more}, storage)
+        then()
+
+    try:
+        save(tensors, Writer(begin, partial(_save, storage=storage), complete), group)
+    except BaseException as error:
+        for each in begun:
+            discard(each.aside, storage)
+        if isinstance(error, CheckpointError):
+            raise _failed(folder, manifest, error) from error.__cause__
+        raise
+
+
+def _without(
+    taken: dict[str, Tensor],
+    file: str,
+    tree: Any,
+    spread: Callable[[str, TreePath, Tensor], bool],
+) -> Any:
+    """The tree with the tensors that are spread taken out of it."""
+
+    def left(path: TreePath, tensor: Tensor) -> Tensor:
+        if not spread(file, path, tensor):
+            return tensor
+        taken[tensor_name(file, path)] = tensor
+        return torch.empty(0)
+
+    return mapped(tree, left)
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A checkpoint being written."""
+
+    aside: Path
+    target: Path
+    content: Mapping[str, Any]
+
+
+def _begin(folder: Path, manifest: Mapping[str, Any], storage: Storage) -> _Begun:
     if not folder.exists():
         storage.mkdir(folder)
         storage.sync_directory(folder.parent)
     target = _free(folder, manifest["update"])
     aside = target.with_name(target.name + aside_suffix())
-    content = {**manifest, **_described(folder, target, manifest)}
-    try:
-        storage.mkdir(aside)
-        records = {name: _save(tree, aside / name, storage) for name, tree in files.items()}
-        _write_manifest(aside, {**content, "files": records}, storage)
-        storage.sync_directory(aside)
-        storage.rename(aside, target)
-    except BaseException:
-        discard(aside, storage)
-        raise
+    begun = _Begun(aside, target, {**manifest, **_described(folder, target, manifest)})
+    storage.mkdir(aside)
+    return begun
+
+
+def _complete(begun: _Begun, records: Mapping[str, Any], storage: Storage) -> Path:
+    folder = begun.target.parent
+    _write_manifest(begun.aside, {**begun.content, "files": dict(records)}, storage)
+    storage.sync_directory(begun.aside)
+    storage.rename(begun.aside, begun.target)
     storage.sync_directory(folder)
-    replace_text(folder / LATEST, f"{target.name}\n", storage)
-    return target
+    replace_text(folder / LATEST, f"{begun.target.name}\n", storage)
+    return begun.target
+
+
+def _write(files: Mapping[str, Any], aside: Path, storage: Storage) -> dict[str, Any]:
+    return {name: _save(tree, aside / name, storage) for name, tree in files.items()}
 
 
 def _free(folder: Path, update: int) -> Path:
@@ -88,13 +178,18 @@ def _save(tree: Any, path: Path, storage: Storage) -> dict[str, Any]:
             if sink.error is not None:  # torch masks it, an interrupt too, by `unexpected pos`
                 raise sink.error from None
             raise
-    return {"bytes": sink.size, "sha256": sink.sha256.hexdigest()}
+    return sink.record
+
+
+def _write_text(path: Path, text: str, storage: Storage) -> dict[str, Any]:
+    with writing(path, storage) as sink:
+        sink.write(text.encode())
+    return sink.record
 
 
 def _write_manifest(aside: Path, content: Mapping[str, Any], storage: Storage) -> None:
     parsed(aside, content)  # what could not be read again is not written
-    with writing(aside / MANIFEST, storage) as sink:
-        sink.write(sealed(content).encode())
+    _write_text(aside / MANIFEST, sealed(content), storage)
 
 
 def _noether_version() -> str:

@@ -1,6 +1,7 @@
 """Values to and from what `torch.load(weights_only=True)` reads: tensors and plain types."""
 
 import dataclasses
+import json
 import sys
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,6 +18,8 @@ TAG = "__dataclass__"
 FIELDS = "fields"
 _SCALARS = (bool, int, float, str, type(None))
 _MAPPINGS = (dict, OrderedDict, Counter)
+Path = tuple[Any, ...]
+"""The keys and numbers that lead to a place in a tree."""
 
 
 def encode(value: Any, where: str) -> Any:
@@ -30,7 +33,7 @@ def encode(value: Any, where: str) -> Any:
     return _encode(value, where, ())
 
 
-def _encode(value: Any, where: str, path: tuple[Any, ...]) -> Any:
+def _encode(value: Any, where: str, path: Path) -> Any:
     kind = type(value)
     if isinstance(value, Tensor):
         return _tensor(value, where, path)
@@ -45,8 +48,10 @@ def _encode(value: Any, where: str, path: tuple[Any, ...]) -> Any:
     return _number(value, where, path)
 
 
-def _tensor(value: Tensor, where: str, path: tuple[Any, ...]) -> Tensor:
+def _tensor(value: Tensor, where: str, path: Path) -> Tensor:
     value = value.detach()
+    if hasattr(value, "placements"):  # shared out among the ranks
+        return value
     if type(value) is not Tensor:
         _refuse(value, where, path)
     # torch.save writes the whole storage under a view.
@@ -55,7 +60,7 @@ def _tensor(value: Tensor, where: str, path: tuple[Any, ...]) -> Tensor:
     return value
 
 
-def _mapping(value: Any, where: str, path: tuple[Any, ...]) -> Any:
+def _mapping(value: Any, where: str, path: Path) -> Any:
     items = {
         _key(key, where, path): _encode(item, where, (*path, key)) for key, item in value.items()
     }
@@ -68,11 +73,11 @@ def _mapping(value: Any, where: str, path: tuple[Any, ...]) -> Any:
     return rebuilt
 
 
-def _key(key: Any, where: str, path: tuple[Any, ...]) -> Any:
+def _key(key: Any, where: str, path: Path) -> Any:
     return key if type(key) in _SCALARS else _number(key, where, (*path, f"key {key!r}"))
 
 
-def _tagged(name: str, fields: dict[str, Any], where: str, path: tuple[Any, ...]) -> Any:
+def _tagged(name: str, fields: dict[str, Any], where: str, path: Path) -> Any:
     return {
         TAG: name,
         FIELDS: {key: _encode(item, where, (*path, key)) for key, item in fields.items()},
@@ -83,7 +88,7 @@ def _fields(value: Any) -> dict[str, Any]:
     return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
 
 
-def _number(value: Any, where: str, path: tuple[Any, ...]) -> Any:
+def _number(value: Any, where: str, path: Path) -> Any:
     numpy = sys.modules.get("numpy")  # who has not imported it has no scalar of it
     if numpy is not None and isinstance(value, numpy.generic):
         number = value.item()
@@ -92,7 +97,7 @@ def _number(value: Any, where: str, path: tuple[Any, ...]) -> Any:
     return _refuse(value, where, path)
 
 
-def _refuse(value: Any, where: str, path: tuple[Any, ...]) -> NoReturn:
+def _refuse(value: Any, where: str, path: Path) -> NoReturn:
     place = f"{where} at {'.'.join(map(str, path))}" if path else where
     raise TypeError(
         f"{place} is a {_full_name(type(value))}, which a checkpoint cannot hold: use tensors, "
@@ -102,6 +107,34 @@ def _refuse(value: Any, where: str, path: tuple[Any, ...]) -> NoReturn:
 
 def _full_name(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
+
+
+def mapped(tree: Any, function: Callable[[Path, Tensor], Any], path: Path = ()) -> Any:
+    """An encoded tree with what `function` makes of each tensor, and of its place, instead of it.
+
+    >>> mapped({"a": [Tensor(2), 3]}, lambda path, tensor: path)
+    {'a': [('a', 0), 3]}
+    """
+    if isinstance(tree, Tensor):
+        return function(path, tree)
+    kind = type(tree)
+    if kind is list or kind is tuple:
+        return kind(mapped(item, function, (*path, i)) for i, item in enumerate(tree))
+    if kind not in _MAPPINGS:
+        return tree
+    rebuilt = kind({key: mapped(item, function, (*path, key)) for key, item in tree.items()})
+    if kind is OrderedDict:
+        vars(rebuilt).update(vars(tree))
+    return rebuilt
+
+
+def tensor_name(file: str, path: Path) -> str:
+    """What a tensor at that place of that file's tree is called among those of all ranks.
+
+    >>> tensor_name("weights.pt", ("head.bias",))
+    '["weights.pt", "head.bias"]'
+    """
+    return json.dumps([file, *path])
 
 
 def is_frozen(kind: type) -> bool:

@@ -14,6 +14,8 @@ from noether.storage import ASIDE
 
 MANIFEST = "manifest.json"
 LATEST = "LATEST"
+INDEX = "tensors.json"
+"""What there is of which tensor in which rank's file, where several ranks wrote."""
 FORMAT = 1
 STEP = re.compile(r"step-\d+(-\d+)?")
 

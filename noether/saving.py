@@ -1,0 +1,110 @@
+"""Checkpoints as a run makes them: at once, or while it trains on, and what follows a failure."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from noether import store as storage
+from noether.checkpoint import find
+from noether.checkpoint.staging import staged
+from noether.contents import STATE, load_weights, spread, trees
+from noether.effects import Save
+from noether.errors import CheckpointError, NonFiniteError
+from noether.loop import judge
+from noether.machine import weights_are_finite
+from noether.store import Store
+from noether.turn import Carry, Request
+from noether.world import World
+
+MAX_FAILED_SAVES = 3
+
+
+def core_save(tag: str) -> Request:
+    """A checkpoint that the core itself asks for."""
+    return Request("noether", "core", Save(tag, keep_last=1))
+
+
+def save(world: World, carry: Carry, requests: Sequence[Request], *, final: bool = False) -> None:
+    """Commit one checkpoint for these requests, in the background where the run wants that.
+
+    A failure is reported and training goes on; the third in a row, or one of a `final` save, which
+    is never made in the background, raises CheckpointError. Weights that are not finite raise
+    NonFiniteError and are never saved.
+    """
+    if not requests:
+        return
+    store = world.store
+    if store is None:
+        raise CheckpointError(f"{requests[0].by!r} asks to save, but the run has no run_dir")
+    judge(world.course)
+    if not weights_are_finite(world.machine):
+        update = world.course.progress.update
+        raise NonFiniteError(f"the weights are not finite at update {update}; nothing was saved")
+    settle(world)  # one at a time: training waits for storage that is slower than the saves come
+    try:
+        files = _files(world, store, carry)
+        progress = files[STATE]["progress"]
+        if store.staging is not None and not final:
+            files = staged(store.staging, files)
+            store.pending = storage.begin_save(store, requests, files, progress, _spread(world))
+            return
+        storage.save(store, requests, files, progress, _spread(world))
+    except (CheckpointError, OSError) as error:
+        _note_failure(world, store, error, final=final)
+    else:
+        store.committed, store.failures = progress["update"], []
+    give_up(world)
+
+
+def _files(world: World, store: Store, carry: Carry) -> dict[str, Any]:
+    journal = None if store.journal is None else store.journal.position()
+    more: Mapping[str, Any] = {"seed": world.seed, "length": world.length, "journal": journal}
+    return trees(world.machine, world.course, carry, **more)
+
+
+def _spread(world: World) -> Any:
+    return None if world.machine.ranks.size == 1 else spread(world.machine)
+
+
+def _note_failure(world: World, store: Store, error: Exception, *, final: bool = False) -> None:
+    store.failures.append(error)
+    if final:
+        raise error
+    world.console.warn(f"{error}; training goes on")
+
+
+def settle(world: World, *, wait: bool = True) -> None:
+    """Take note of what has become of the save in the background, if it is over."""
+    store = world.store
+    if store is None or (pending := store.pending) is None:
+        return
+    if not wait and not pending.future.done():
+        return
+    store.pending = None
+    try:
+        pending.future.result()
+    except (CheckpointError, OSError) as error:
+        _note_failure(world, store, error)
+    else:
+        store.committed, store.failures = pending.update, []
+
+
+def failing(world: World) -> bool:
+    """Whether so many saves in a row have failed that the run has to end."""
+    return world.store is not None and len(world.store.failures) >= MAX_FAILED_SAVES
+
+
+def give_up(world: World) -> None:
+    """Raise the last failure where they are too many."""
+    if world.store is not None and failing(world):
+        raise world.store.failures[-1]
+
+
+def load_tagged(world: World, tag: str) -> None:
+    """Put the weights of the checkpoint with `tag` into the model."""
+    assert world.store is not None
+    settle(world)
+    found = find(world.store.checkpoints, tag)
+    if found is None:
+        folder = world.store.checkpoints
+        raise CheckpointError(f"Load({tag!r}): {folder} holds no checkpoint of that tag")
+    load_weights(found.directory, world.machine)
