@@ -18,9 +18,10 @@ from noether.loop import Course
 from noether.machine import Machine, reconfigure
 from noether.progress import Progress
 from noether.randomness import capture
+from noether.store import STATE
 from noether.turn import Carry
 
-WEIGHTS, STATE = "weights.pt", "state.pt"
+WEIGHTS = "weights.pt"
 
 
 def trees(

@@ -19,8 +19,9 @@ class Digest:
     sha256: Any = field(default_factory=hashlib.sha256)
     thread: Thread | None = None
     todo: SimpleQueue[memoryview | None] = field(default_factory=SimpleQueue)
-    free: SimpleQueue[bytearray] = field(default_factory=SimpleQueue)
-    made: int = 0
+    done: SimpleQueue[bytearray] = field(default_factory=SimpleQueue)
+    held: int = 0
+    """Pieces of memory in use."""
 
     def update(self, data: memoryview) -> None:
         """Add `data`, which the caller may change afterwards."""
@@ -47,21 +48,28 @@ def close(digest: Digest) -> None:
         digest.todo.put(None)
         digest.thread.join()
         digest.thread = None
+        while not digest.done.empty():
+            KEPT.put(digest.done.get())
+
+
+KEPT: SimpleQueue[bytearray] = SimpleQueue()
+"""Memory kept from digest to digest: new memory costs as much time as filling it."""
 
 
 def _copied(digest: Digest, piece: memoryview) -> memoryview:
-    held = memoryview(_buffer(digest))[: piece.nbytes]
+    held = memoryview(_memory(digest))[: piece.nbytes]
     held[:] = piece
     return held
 
 
-def _buffer(digest: Digest) -> bytearray:
+def _memory(digest: Digest) -> bytearray:
     try:
-        return digest.free.get_nowait()
+        return digest.done.get(block=digest.held == WAITING)
     except Empty:
-        if digest.made == WAITING:
-            return digest.free.get()
-        digest.made += 1
+        digest.held += 1
+    try:
+        return KEPT.get_nowait()
+    except Empty:
         return bytearray(PIECE)
 
 
@@ -69,4 +77,4 @@ def _follow(digest: Digest) -> None:
     while (piece := digest.todo.get()) is not None:
         digest.sha256.update(piece)
         assert isinstance(piece.obj, bytearray)
-        digest.free.put(piece.obj)
+        digest.done.put(piece.obj)

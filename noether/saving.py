@@ -1,12 +1,13 @@
 """Checkpoints as a run makes them: at once, or while it trains on, and what follows a failure."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from noether import store as storage
 from noether.checkpoint import find
 from noether.checkpoint.staging import staged
-from noether.contents import STATE, load_weights, spread, trees
+from noether.contents import load_weights, spread, trees
 from noether.effects import Save
 from noether.errors import CheckpointError, NonFiniteError
 from noether.loop import judge
@@ -41,18 +42,33 @@ def save(world: World, carry: Carry, requests: Sequence[Request], *, final: bool
         raise NonFiniteError(f"the weights are not finite at update {update}; nothing was saved")
     settle(world)  # one at a time: training waits for storage that is slower than the saves come
     try:
-        files = _files(world, store, carry)
-        progress = files[STATE]["progress"]
-        if store.staging is not None and not final:
-            files = staged(store.staging, files)
-            store.pending = storage.begin_save(store, requests, files, progress, _spread(world))
-            return
-        storage.save(store, requests, files, progress, _spread(world))
+        _save(world, store, carry, requests, behind=store.staging is not None and not final)
     except (CheckpointError, OSError) as error:
-        _note_failure(world, store, error, final=final)
-    else:
-        store.committed, store.failures = progress["update"], []
+        if final:
+            raise
+        _note_failure(world, store, error)
     give_up(world)
+
+
+def _save(
+    world: World, store: Store, carry: Carry, requests: Sequence[Request], *, behind: bool
+) -> None:
+    update = world.course.progress.update
+    files = _files(world, store, carry)
+    which = None if world.machine.ranks.size == 1 else spread(world.machine)
+    if behind and store.staging is not None:
+        copy = staged(store.staging, files)
+
+        def work() -> str | None:
+            storage.save(store, requests, copy, which)
+            return storage.tidy(store)
+
+        storage.behind(store, update, work)
+    else:
+        storage.save(store, requests, files, which)
+        _note_success(store, update)
+        # What is old is verified against and removed while training goes on.
+        storage.behind(store, update, partial(storage.tidy, store))
 
 
 def _files(world: World, store: Store, carry: Carry) -> dict[str, Any]:
@@ -61,19 +77,17 @@ def _files(world: World, store: Store, carry: Carry) -> dict[str, Any]:
     return trees(world.machine, world.course, carry, **more)
 
 
-def _spread(world: World) -> Any:
-    return None if world.machine.ranks.size == 1 else spread(world.machine)
-
-
-def _note_failure(world: World, store: Store, error: Exception, *, final: bool = False) -> None:
+def _note_failure(world: World, store: Store, error: Exception) -> None:
     store.failures.append(error)
-    if final:
-        raise error
     world.console.warn(f"{error}; training goes on")
 
 
+def _note_success(store: Store, update: int) -> None:
+    store.committed, store.failures = update, []
+
+
 def settle(world: World, *, wait: bool = True) -> None:
-    """Take note of what has become of the save in the background, if it is over."""
+    """Take note of what has become of the work in the background, if it is over."""
     store = world.store
     if store is None or (pending := store.pending) is None:
         return
@@ -81,11 +95,13 @@ def settle(world: World, *, wait: bool = True) -> None:
         return
     store.pending = None
     try:
-        pending.future.result()
+        said = pending.future.result()
     except (CheckpointError, OSError) as error:
         _note_failure(world, store, error)
-    else:
-        store.committed, store.failures = pending.update, []
+        return
+    _note_success(store, pending.update)
+    if said is not None:
+        world.console.warn(said)
 
 
 def failing(world: World) -> bool:

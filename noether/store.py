@@ -20,14 +20,14 @@ from noether.checkpoint.retention import clean, prune
 from noether.checkpoint.staging import Staging
 from noether.distributed import part, this_launch
 from noether.effects import Save
-from noether.errors import ConfigurationError, RunLockedError
+from noether.errors import CheckpointError, ConfigurationError, RunLockedError
 from noether.journal import Journal, open_journal
 from noether.progress import Progress
 from noether.rundir import CHECKPOINTS, Lock, lock, new_run, probe, read_status, runs, write_status
 from noether.storage import STORAGE, Storage
 from noether.turn import Request
 
-CONFIG = "config.yaml"
+STATE, CONFIG = "state.pt", "config.yaml"
 
 
 @dataclass(slots=True)
@@ -177,53 +177,53 @@ def changed(before: Any, after: Any, path: str = "") -> Iterator[tuple[str, Any,
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A save in the background."""
+    """What goes on in the background."""
 
     update: int
-    future: Future[None]
+    future: Future[str | None]
+    """What is to be said about it."""
 
 
 Spread = Callable[[str, TreePath, torch.Tensor], bool]
 
 
 def save(
-    store: Store,
-    requests: Sequence[Request],
-    files: Mapping[str, Any],
-    progress: Mapping[str, Any],
-    spread: Spread | None,
+    store: Store, requests: Sequence[Request], files: Mapping[str, Any], spread: Spread | None
 ) -> None:
-    """Commit one checkpoint for all these requests, then prune; raises CheckpointError.
+    """Commit one checkpoint for all these requests; raises CheckpointError.
 
     Several ranks do this together, what `spread` picks in parts.
     """
     claims = [{"by": r.by, **asdict(r.effect)} for r in requests if isinstance(r.effect, Save)]
+    progress = files[STATE]["progress"]
     about = {"update": progress["update"], "progress": progress, "claims": claims}
     given = (store.checkpoints, files, about)
-
-    def flush() -> None:
-        if store.journal is not None:
-            store.journal.sync()
-
-    tidy = partial(prune, store.checkpoints, storage=store.storage)
     if spread is None:
-        flush()
+        _flush(store)
         commit(*given, storage=store.storage)
-        tidy()
     else:
-        more: Any = {"spread": spread, "group": store.group, "storage": store.storage}
-        commit_together(*given, first=flush, then=tidy, **more)
+        more: Any = {"group": store.group, "storage": store.storage}
+        commit_together(*given, spread=spread, first=partial(_flush, store), **more)
 
 
-def begin_save(
-    store: Store,
-    requests: Sequence[Request],
-    files: Mapping[str, Any],
-    progress: Mapping[str, Any],
-    spread: Spread | None,
-) -> Pending:
-    """Let a thread save what must not change meanwhile."""
+def _flush(store: Store) -> None:
+    if store.journal is not None:
+        store.journal.sync()
+
+
+def tidy(store: Store) -> str | None:
+    """Remove the checkpoints that no claim keeps; what is to be said about it."""
+    if store.lock is None:
+        return None
+    try:
+        prune(store.checkpoints, storage=store.storage)
+    except CheckpointError as error:
+        return str(error)
+    return None
+
+
+def behind(store: Store, update: int, work: Callable[[], str | None]) -> None:
+    """Let a thread do the work."""
     if store.writer is None:
         store.writer = ThreadPoolExecutor(1, "noether-save")
-    future = store.writer.submit(save, store, requests, files, progress, spread)
-    return Pending(progress["update"], future)
+    store.pending = Pending(update, store.writer.submit(work))

@@ -62,13 +62,12 @@ def commit_together(
     spread: Callable[[str, TreePath, Tensor], bool],
     group: Any,
     first: Callable[[], Any],
-    then: Callable[[], Any],
     storage: Storage = STORAGE,
 ) -> None:
     """Write the trees of all ranks of `group` as one checkpoint, whatever else `commit` says.
 
     The tensors that `spread` picks are shared out among the ranks, or equal on all of them: each
-    rank writes a part. All else is rank 0's, which does `first` before and `then` after. Raises
+    rank writes a part. All else is rank 0's, which does `first` before. Raises
     CheckpointError naming the ranks that failed, on all of them.
     """
     from noether.checkpoint.sharding import Record, Writer, save  # late: it takes long
@@ -85,7 +84,6 @@ def commit_together(
     def complete(aside: Path, index: str, records: Mapping[str, Record]) -> None:
         more = {**_write(rest, aside, storage), INDEX: _write_text(aside / INDEX, index, storage)}
         _complete(begun[0], {**records, **more}, storage)
-        then()
 
     try:
         save(tensors, Writer(begin, partial(_save, storage=storage), complete), group)
