@@ -81,9 +81,9 @@ def open_store(series: Path, resume: str) -> Store:
             found = Found(_explicit(Path(resume)))
         run = new_run(series)
     owned = lock(run)
-    store = Store(run, owned, found)
+    store = Store(run, owned, found, storage=STORAGE)
     try:
-        store.notes += clean(store.checkpoints)
+        store.notes += clean(store.checkpoints, storage=store.storage)
         if read_status(run).get("state") == "done":
             raise RunLockedError(f"{run} was ended by another process just now; start again")
         store.begun_from = found or newest(store.checkpoints)

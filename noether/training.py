@@ -162,6 +162,7 @@ def _opened(series: Path, resume: str, ranks: Ranks) -> storage.Store:
 
     run, begun_from, committed = from_first(ranks, opened)
     store = own[0] if own else storage.Store(run, None, begun_from, committed=committed)
+    store.storage = storage.STORAGE
     store.group = apart(ranks)
     return store
 
