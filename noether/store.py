@@ -98,6 +98,11 @@ def open_store(series: Path, resume: str) -> Store:
     return store
 
 
+def joined_store(run: Path, begun_from: Found | None, committed: int | None) -> Store:
+    """The run directory that rank 0 has opened, on another rank."""
+    return Store(run, None, begun_from, committed=committed, storage=STORAGE)
+
+
 def last_launch(series: Path) -> Any:
     """What started the newest run of a series, if a launcher did."""
     run = next(iter(runs(series)), None)

@@ -161,8 +161,7 @@ def _opened(series: Path, resume: str, ranks: Ranks) -> storage.Store:
         return own[0].run, own[0].begun_from, own[0].committed
 
     run, begun_from, committed = from_first(ranks, opened)
-    store = own[0] if own else storage.Store(run, None, begun_from, committed=committed)
-    store.storage = storage.STORAGE
+    store = own[0] if own else storage.joined_store(run, begun_from, committed)
     store.group = apart(ranks)
     return store
 
