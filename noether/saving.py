@@ -12,6 +12,7 @@ from noether.effects import Save
 from noether.errors import CheckpointError, NonFiniteError
 from noether.loop import judge
 from noether.machine import weights_are_finite
+from noether.space import shortage
 from noether.store import Store
 from noether.turn import Carry, Request
 from noether.world import World
@@ -55,6 +56,8 @@ def _save(
 ) -> None:
     update = world.course.progress.update
     files = _files(world, store, carry)
+    if store.lock is not None and (said := shortage(store, files)):
+        world.console.warn(said)
     which = None if world.machine.ranks.size == 1 else spread(world.machine)
     if behind and store.staging is not None:
         copy = staged(store.staging, files)

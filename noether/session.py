@@ -25,6 +25,7 @@ from noether.progress import Progress
 from noether.saving import core_save, failing, give_up, save, settle
 from noether.schedules import Tick
 from noether.signals import Signals
+from noether.space import forecast
 from noether.state import Event, TrainState
 from noether.turn import Carry, Combine, Failure, Fold, Request, foreseen
 from noether.world import World
@@ -97,11 +98,20 @@ def _open(session: Session) -> None:
     session.carry = begun.carry
     raise_fatal(session, begun.state, tell_failures(session.world, begun.failures))
     check_memories(session.fold.pipeline, session.carry)
+    _forecast_space(session)
     session.server = _server(session)
     _tick(session, state, keep=now.session == 1)
     ahead = pace(session.feed, now, session.world.course.offset, session.base.total)
     session.agenda = agenda(session.fold.having["on_schedule"], now, ahead)
     session.early = agenda(session.fold.early, now, ahead)
+
+
+def _forecast_space(session: Session) -> None:
+    world = session.world
+    if world.store is not None and world.store.lock is not None:
+        memories, pipeline = session.carry.memories, session.fold.pipeline
+        if said := forecast(world.store, world.machine, memories, pipeline):
+            world.console.warn(said)
 
 
 def _updates(session: Session) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -38,6 +39,10 @@ def _sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+def _free(path: Path) -> int:
+    return shutil.disk_usage(path).free
+
+
 @dataclass(frozen=True, slots=True)
 class Storage:
     """How files are written; every function raises OSError."""
@@ -55,6 +60,8 @@ class Storage:
     replace: Callable[[Path, Path], None] = os.replace
     remove: Callable[[Path], None] = os.remove
     rmdir: Callable[[Path], None] = os.rmdir
+    free: Callable[[Path], int] = _free
+    """Bytes that can still be written where a path lies."""
 
 
 STORAGE = Storage()

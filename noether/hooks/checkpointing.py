@@ -10,24 +10,36 @@ from noether.state import TrainState
 
 
 @factory
-def checkpoint(*, keep_last: int | None = 2, schedule: Schedule | None = None) -> Callback:
+def checkpoint(
+    *,
+    keep_last: int | None = 2,
+    keep_every: Schedule | None = None,
+    schedule: Schedule | None = None,
+) -> Callback:
     """Save the whole state, by default after each epoch and at the end; the newest ones stay.
 
-    `keep_last` is how many stay (None: all of them).
+    `keep_last` is how many stay (None: all of them). Those of the ticks in which `keep_every`
+    fires, which are saved in any case, stay for good.
 
     >>> str(checkpoint().schedule)
     'every(epochs=1) | once_at_end'
+    >>> str(checkpoint(keep_every=every(epochs=10), schedule=every(updates=500)).schedule)
+    'every(updates=500) | every(epochs=10)'
     """
     if keep_last is not None and keep_last < 1:
         raise ValueError(f"checkpoint: keep_last is {keep_last}; expected 1 or more, or None")
+    if keep_every is not None and keep_every.initial is not None:
+        raise ValueError(f"checkpoint: keep_every is {keep_every}; one that remembers can't be")
+    schedule = every(epochs=1) | once_at_end if schedule is None else schedule
 
-    def save(state: TrainState) -> Save:
-        return Save("last", keep_last=keep_last)
+    def save(state: TrainState) -> list[Save]:
+        kept = [Save("kept")] if keep_every is not None and keep_every.asks(state) else []
+        return [Save("last", keep_last=keep_last), *kept]
 
     return Callback(
         "checkpoint",
         on_schedule=save,
-        schedule=every(epochs=1) | once_at_end if schedule is None else schedule,
+        schedule=schedule if keep_every is None else schedule | keep_every,
         reads=(),
         writes=(),
         critical=True,

@@ -17,6 +17,7 @@ from noether import (
     Save,
     TrainState,
     every,
+    first,
     hooks,
     once_at_end,
 )
@@ -101,6 +102,26 @@ def test_saving_without_a_run_directory_is_refused_by_name(made: Callback) -> No
     with pytest.raises(ConfigurationError, match=f"'{made.name}'"):
         train([reporter([1.0]), made], None, until={"updates": 1})
     assert made.critical
+
+
+def test_what_keep_every_names_is_saved_too_and_stays_for_good(tmp_path: Path) -> None:
+    made = hooks.checkpoint(keep_last=1, keep_every=every(updates=4), schedule=every(updates=3))
+    train([made], tmp_path, until={"updates": 16})
+    assert kept(tmp_path, "kept") == [4, 8, 12, 16]
+    assert kept(tmp_path) == [4, 8, 12, 16]
+
+
+def test_what_keep_every_names_is_the_same_over_a_resume(tmp_path: Path) -> None:
+    made = hooks.checkpoint(keep_last=1, keep_every=every(updates=4), schedule=every(updates=3))
+    for updates in (6, 7, 11, 13):
+        train([made], tmp_path, until={"updates": updates}, resume="auto", model=net())
+        (tmp_path / "1" / "status.json").unlink()  # as if it were to go on
+    assert kept(tmp_path) == [4, 8, 12]
+
+
+def test_a_keep_every_that_remembers_is_refused() -> None:
+    with pytest.raises(ValueError, match="keep_every is first"):
+        hooks.checkpoint(keep_every=first(2, every(epochs=1)))
 
 
 # ---------------------------------------------------------------- best_checkpoint
