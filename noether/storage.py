@@ -6,6 +6,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,6 +68,10 @@ class Storage:
 STORAGE = Storage()
 
 
+FLUSHED = 1 << 25
+"""Bytes after which the disk is asked to begin."""
+
+
 @dataclass(slots=True)
 class Sink:
     """What `torch.save` streams into: counts and digests what passes through."""
@@ -77,16 +82,34 @@ class Sink:
     digest: Digest = field(default_factory=Digest)
     error: BaseException | None = None
     """The first one that writing raised, whatever the caller makes of it."""
+    flusher: ThreadPoolExecutor | None = None
+    flushes: list[Future[None]] = field(default_factory=list)
+    flushed: int = 0
 
     def write(self, data: bytes | memoryview) -> int:
         view = memoryview(data)
         self.digest.update(view)
         self.size += view.nbytes
         try:
-            return self.storage.write(self.file, data)
+            written = self.storage.write(self.file, data)
         except BaseException as error:
             self.error = self.error or error
             raise
+        if self.size - self.flushed >= FLUSHED and all(each.done() for each in self.flushes):
+            self._flush_beside()
+        return written
+
+    def _flush_beside(self) -> None:
+        """Let the disk begin, so that less is left to wait for at the end."""
+        self.flusher = self.flusher or ThreadPoolExecutor(1, "noether-flush")
+        self.flushes.append(self.flusher.submit(self.storage.fsync, self.file))
+        self.flushed = self.size
+
+    def end(self) -> None:
+        """Wait for what goes on beside."""
+        close(self.digest)
+        if self.flusher is not None:
+            self.flusher.shutdown()
 
     def flush(self) -> None:
         """Nothing: the file is flushed once, when it is complete."""
@@ -104,14 +127,17 @@ def writing(path: Path, storage: Storage = STORAGE) -> Iterator[Sink]:
     sink = Sink(file, storage)
     try:
         yield sink
+        for each in sink.flushes:
+            each.result()
         storage.fsync(file)
         storage.close(file)
     except BaseException:
+        sink.end()
         with suppress(OSError):  # closing flushes again, and fails again; the first error counts
             file.close()
         raise
     finally:
-        close(sink.digest)
+        sink.end()
 
 
 def replace_text(path: Path, text: str, storage: Storage = STORAGE) -> None:

@@ -4,8 +4,9 @@ import errno
 import itertools
 import os
 import re
+import threading
 from collections.abc import Callable, Container, Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -145,6 +146,47 @@ def test_a_disk_that_stays_dead_leaves_the_previous_one(tmp_path: Path) -> None:
         assert held(folder) in (1, 2)
         clean(folder)
         assert left_aside(folder) == []
+
+
+@pytest.fixture
+def beside(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Flushes that begin while the file is still written; the names of their threads."""
+    monkeypatch.setattr(noether.storage, "FLUSHED", 100)
+    return []
+
+
+def test_a_flush_that_fails_while_the_file_is_written_is_no_commit(
+    tmp_path: Path, beside: list[str]
+) -> None:
+    def fsync(file: Any) -> None:
+        beside.append(threading.current_thread().name)
+        if beside[-1].startswith("noether-flush"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        STORAGE.fsync(file)
+
+    save(tmp_path, 1)
+    with pytest.raises(CheckpointError, match=os.strerror(errno.EIO)):
+        save(tmp_path, 2, replace(STORAGE, fsync=fsync))
+    assert "noether-flush" in beside[0]
+    assert left_aside(tmp_path) == []
+    assert held(tmp_path) == 1
+    assert not [thread for thread in threading.enumerate() if "noether" in thread.name]
+
+
+def test_a_file_flushed_while_it_is_written_is_flushed_once_more_and_whole(
+    tmp_path: Path, beside: list[str]
+) -> None:
+    sizes: list[int] = []
+
+    def fsync(file: Any) -> None:
+        STORAGE.fsync(file)
+        beside.append(threading.current_thread().name)
+        sizes.append(os.fstat(file.fileno()).st_size)
+
+    found = verify(save(tmp_path, 1, replace(STORAGE, fsync=fsync)))
+    assert sum(name.startswith("noether-flush") for name in beside) >= 1
+    ends = [size for name, size in zip(beside, sizes, strict=True) if "flush" not in name]
+    assert ends[:2] == [found.files[name]["bytes"] for name in files(1)]
 
 
 def test_a_full_device_is_named(tmp_path: Path) -> None:
