@@ -5,10 +5,12 @@ from all generators, dropout, Adam under a schedule of rates, an average of the 
 losses, a best value, patience, a schedule that remembers, and a memory of each sample served.
 """
 
+import errno
 import os
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +236,44 @@ def storage(before: Callable[[str, tuple[Any, ...]], object]) -> Iterator[None]:
             object.__setattr__(STORAGE, name, function)
 
 
+@dataclass(frozen=True)
+class Call:
+    """A call to the disk: in which update's tick, the how manieth of it, and on what."""
+
+    update: int
+    number: int
+    name: str
+    path: Path
+
+
+@dataclass(slots=True)
+class Disk:
+    """A disk that says `code` to the calls that are `due`."""
+
+    due: Callable[[Call], bool]
+    code: int = errno.ENOSPC
+    update: int = 0
+    number: int = 0
+    refused: list[Call] = field(default_factory=list)
+
+    def turn(self, state: TrainState) -> None:
+        self.update, self.number = state.now.update, 0
+
+    def act(self, name: str, args: tuple[Any, ...]) -> None:
+        self.number += 1
+        path = args[0] if isinstance(args[0], Path) else Path(args[0].name)
+        call = Call(self.update, self.number, name, path)
+        if self.due(call):
+            self.refused.append(call)
+            raise OSError(self.code, os.strerror(self.code), str(path))
+
+
+def train_on(disk: Disk, series: Path, *more: Callback, **options: Any) -> Ended:
+    """The run, or its next session, on that disk."""
+    with storage(disk.act):
+        return train(series, Callback("turning", after_update=disk.turn), *more, **options)
+
+
 def in_child(action: Callable[[], object]) -> int:
     """The exit code of a fork of this process that does it; 1 where it raises."""
     child = os.fork()
@@ -242,6 +282,7 @@ def in_child(action: Callable[[], object]) -> int:
             action()
             os._exit(0)
         except BaseException:
+            traceback.print_exc()
             os._exit(1)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
@@ -250,6 +291,13 @@ def checkpoints(run: Path) -> list[str]:
     """The names of all that lies in the folder of checkpoints, but LATEST."""
     found = (run / "checkpoints").iterdir()
     return sorted(path.name for path in found if path.name != "LATEST")
+
+
+def newest_update(run: Path) -> int:
+    """The update of the newest valid checkpoint."""
+    found = newest(run / "checkpoints")
+    assert found is not None
+    return found.manifest.update
 
 
 def left_aside(folder: Path) -> list[str]:

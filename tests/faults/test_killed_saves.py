@@ -6,10 +6,7 @@ The save is the whole of what a run makes of it: commit, LATEST, pruning and sta
 import itertools
 import os
 import shutil
-import signal
-import subprocess
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +18,6 @@ from noether.checkpoint import newest
 from noether.rundir import read_status
 from tests.faults.runs import (
     KILLED,
-    UPDATES,
     Ended,
     assert_each_sample_once,
     assert_same_state,
@@ -244,74 +240,3 @@ def test_killed_while_the_status_is_written_nothing_is_left_of_it_in_the_end(
     assert found_after(ground, series) == NEW
     assert_same_state(train(series, keep=1), ground.whole)
     assert left_aside(series) == []
-
-
-# ---------------------------------------------------------------- unmodified code
-
-
-def traced(series: Path, *options: str) -> tuple[int, str]:
-    """A session in a fork under strace: its exit code, and what strace saw."""
-    waiting, go = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.read(waiting, 1)
-            train(series, keep=1)
-            os._exit(0)
-        except BaseException:
-            os._exit(1)
-    log = series.with_suffix(".strace")
-    command = ["strace", "-f", "-qq", "-o", str(log), *options, "-p", str(child)]
-    tracer = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    try:
-        while "TracerPid:\t0" in Path(f"/proc/{child}/status").read_text():
-            if tracer.poll() is not None:
-                os.kill(child, signal.SIGKILL)
-                pytest.skip("strace may not watch processes here")
-        os.write(go, b"x")
-    finally:
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        tracer.wait(30)
-        os.close(waiting)
-        os.close(go)
-    return code, log.read_text(errors="replace")
-
-
-CALLS = ("write", "fsync", "close", "mkdir", "rename", "unlink", "rmdir", "openat", "ftruncate")
-
-
-def system_calls(log: str) -> Iterator[str]:
-    for line in log.splitlines():
-        words = line.split(None, 1)
-        if len(words) == 2 and "(" in words[1]:
-            yield words[1].split("(", 1)[0]
-
-
-@pytest.mark.deep
-@pytest.mark.timeout(1200)
-@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
-@pytest.mark.parametrize("call", CALLS)
-def test_killed_at_any_system_call_of_a_session_it_is_resumed(
-    ground: Ground, tmp_path: Path, call: str
-) -> None:
-    # Row 2 with unmodified code, journal, lock and status included.
-    code, log = traced(placed(ground, tmp_path, "counted"), "-e", f"trace={call}")
-    assert code == 0
-    total = Counter(system_calls(log))[call]
-    last, stride = 0, max(total // 120, 1)
-    for k in range(1, total + 1, stride):
-        series = placed(ground, tmp_path, k)
-        inject = f"inject={call}:signal=KILL:when={k}"
-        code, _ = traced(series, "-e", f"trace={call}", "-e", inject)
-        found = newest(series / "1" / "checkpoints")
-        assert found is not None
-        assert code == -9
-        assert found.manifest.update >= last
-        last = found.manifest.update
-        done = read_status(series / "1")["state"] == "done"
-        ended = train(series, keep=1)
-        if not done:
-            assert_same_state(ended, ground.whole, closed_before=last == UPDATES)
-        assert left_aside(ended.run / "checkpoints") == []
-        shutil.rmtree(series)
-    assert total > 0
