@@ -99,7 +99,10 @@ class Ended:
 
 
 def train(series: Path | None, *more: Callback, **options: Any) -> Ended:
-    """The run, or its next session; whatever another process finds differs at its start."""
+    """The run, or its next session; whatever another process finds differs at its start.
+
+    `callbacks` take the place of the pipeline's.
+    """
     shape = {name: options.pop(name) for name in ("save", "keep", "evaluate") if name in options}
     session = len(list(series.rglob("*"))) if series is not None else 0
     torch.manual_seed(1000 + session)
@@ -115,7 +118,7 @@ def train(series: Path | None, *more: Callback, **options: Any) -> Ended:
         "batch_size": BATCH,
         "accumulate": 2,
         "datasets": {"val": Numbered(5, tag=1)},
-        "callbacks": chain(*more, *pipeline(**shape)),
+        "callbacks": chain(*more, *options.pop("callbacks", pipeline(**shape))),
         "run_dir": series,
         "resume": "auto",
         "defaults": False,
