@@ -62,6 +62,10 @@ def add(state: TrainState, total: float) -> tuple[float, Log]:
     return total, Log({"mine": total})
 
 
+def adam(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.Adam(parameters, lr=0.05)
+
+
 def pipeline(*, save: int = 2, keep: int | None = 2, evaluate: int = 2) -> tuple[Callback, ...]:
     """Callbacks that all remember something."""
     return chain(
@@ -101,14 +105,14 @@ class Ended:
 def train(series: Path | None, *more: Callback, **options: Any) -> Ended:
     """The run, or its next session; whatever another process finds differs at its start.
 
-    `callbacks` take the place of the pipeline's.
+    `callbacks` take the place of the pipeline's; `optimizer` makes one of the parameters.
     """
     shape = {name: options.pop(name) for name in ("save", "keep", "evaluate") if name in options}
     session = len(list(series.rglob("*"))) if series is not None else 0
     torch.manual_seed(1000 + session)
     paced = Paced(1000.0 * session)
     model = options.pop("model", None) or net()
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    optimizer = options.pop("optimizer", adam)(model.parameters())
     given: dict[str, Any] = {
         "loss": judged(paced),
         "clock": lambda: paced.now,
@@ -277,13 +281,20 @@ def train_on(disk: Disk, series: Path, *more: Callback, **options: Any) -> Ended
         return train(series, Callback("turning", after_update=disk.turn), *more, **options)
 
 
-def in_child(action: Callable[[], object]) -> int:
-    """The exit code of a fork of this process that does it; 1 where it raises."""
+def in_child(action: Callable[[], object], *, leading: bool = False) -> int:
+    """The exit code of a fork of this process that does it; 1 where it raises.
+
+    `leading`: as the leader of a process group of its own.
+    """
     child = os.fork()
     if child == 0:
         try:
+            if leading:
+                os.setpgid(0, 0)
             action()
             os._exit(0)
+        except SystemExit as leaving:
+            os._exit(int(leaving.code or 0))
         except BaseException:
             traceback.print_exc()
             os._exit(1)
