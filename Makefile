@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test deep lint check cover bench pictures install clean
+.PHONY: demo test test-deep deep lint check cover bench pictures install clean
 
 install: .venv/installed
 
@@ -23,6 +23,10 @@ deep: install
 	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest -n 2 --dist worksteal \
 		tests/laws/test_schedules.py tests/laws/test_agenda.py tests/laws/test_fold.py \
 		tests/forecast
+
+# The faults that take minutes to provoke, and long walks of the checkpoint machine.
+test-deep: install
+	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest -n 2 --dist worksteal -m deep tests/faults
 
 bench: install
 	$(BIN)/python benchmarks/dispatch.py
