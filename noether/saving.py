@@ -82,7 +82,8 @@ def _files(world: World, store: Store, carry: Carry) -> dict[str, Any]:
 
 def _note_failure(world: World, store: Store, error: Exception) -> None:
     store.failures.append(error)
-    world.console.warn(f"{error}; training goes on")
+    if not failing(world):
+        world.console.warn(f"{error}; training goes on")
 
 
 def _note_success(store: Store, update: int) -> None:

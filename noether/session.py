@@ -237,7 +237,14 @@ def _tick(session: Session, state: TrainState, *, keep: bool = True) -> None:
     world.console.tick(outcome.state.now, outcome.state.total, outcome.state.metrics)
     saved = committed != (world.store and world.store.committed)
     if saved or time.monotonic() - session.told > HEARTBEAT:
+        _heartbeat(session)
+
+
+def _heartbeat(session: Session) -> None:
+    try:
         write_status(session, "running", None)
+    except OSError as error:
+        session.world.console.warn(f"status.json cannot be written: {error}; training goes on")
 
 
 def combine(session: Session) -> Combine | None:

@@ -83,7 +83,7 @@ def open_store(series: Path, resume: str) -> Store:
     owned = lock(run)
     store = Store(run, owned, found, storage=STORAGE)
     try:
-        store.notes += clean(store.checkpoints, storage=store.storage)
+        store.notes += clean(run, storage=STORAGE) + clean(store.checkpoints, storage=STORAGE)
         if read_status(run).get("state") == "done":
             raise RunLockedError(f"{run} was ended by another process just now; start again")
         store.begun_from = found or newest(store.checkpoints)
