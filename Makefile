@@ -31,6 +31,7 @@ test-deep: install
 bench: install
 	$(BIN)/python benchmarks/dispatch.py
 	$(BIN)/python benchmarks/passes.py
+	$(BIN)/python benchmarks/saving.py
 
 # The time lines of docs/schedules.md, drawn by the plan.
 pictures: install
