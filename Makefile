@@ -1,7 +1,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-deep deep lint check cover bench pictures install clean
+N ?= 100
+
+.PHONY: demo test test-deep deep lint check cover bench torture pictures install clean
 
 install: .venv/installed
 
@@ -32,6 +34,10 @@ bench: install
 	$(BIN)/python benchmarks/dispatch.py
 	$(BIN)/python benchmarks/passes.py
 	$(BIN)/python benchmarks/saving.py
+
+# Kills a training N times and compares its end; OPTIONS="--ranks 2 --mode group", say.
+torture: install
+	$(BIN)/python benchmarks/torture.py --kills $(N) $(OPTIONS)
 
 # The time lines of docs/schedules.md, drawn by the plan.
 pictures: install

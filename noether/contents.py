@@ -48,6 +48,7 @@ def trees(
         "metrics": dict(carry.metrics),
         "fired": sorted(carry.fired),
         "stops": carry.stops,
+        "closed": carry.closed,
         "length": length,
         "trainable": {n: p.requires_grad for n, p in machine.module.named_parameters()},
         "random": random[0],
@@ -128,8 +129,8 @@ def restore(
     course.progress = Progress(**state["progress"])
     course.offset, course.skipped = state["offset"], state["skipped"]
     memories = _memories(stored, machine, callbacks)
-    fired = frozenset(state["fired"])
-    carry = Carry(memories, state["schedules"], state["metrics"], fired, state["stops"])
+    fired, closed = frozenset(state["fired"]), state.get("closed", False)
+    carry = Carry(memories, state["schedules"], state["metrics"], fired, state["stops"], closed)
     return carry, state | {"names": tuple(stored["memories"])}
 
 

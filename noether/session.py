@@ -67,13 +67,15 @@ class Session:
 
 def lived(session: Session) -> TrainState:
     """The run itself: opening tick, updates, closing tick; every way out runs the closing hooks."""
+    if closed(session):
+        return _final(session, over(session))
     try:
         _open(session)
         if not _settle(session):
             _updates(session)
             _settle(session)
-        if over := session.carry.stops or _limit(session):
-            return _close(session, over)
+        if reasons := over(session):
+            return _close(session, reasons)
         _preempted(session)
     except Exception as error:
         _leave(session, error, "on_exception")
@@ -192,6 +194,16 @@ def _wanted(session: Session, now: Progress, coming: Progress) -> frozenset[Even
     return frozenset(event for event, point in POINTS.items() if having[point] or point in points)
 
 
+def over(session: Session) -> tuple[str, ...]:
+    """Why the run is over; empty where it isn't."""
+    return session.carry.stops or _limit(session)
+
+
+def closed(session: Session) -> bool:
+    """Whether nothing is left to do: it was killed after the checkpoint of its closing tick."""
+    return session.carry.closed and bool(over(session))
+
+
 def _limit(session: Session) -> tuple[str, ...]:
     """The limit that is reached, as a reason to end; empty where none is."""
     progress = session.world.course.progress
@@ -217,9 +229,11 @@ def _tick(session: Session, state: TrainState, *, keep: bool = True) -> None:
     )
     outcome = replace(outcome, requests=(*session.within, *outcome.requests))
     session.within, session.fresh = [], frozenset()
-    session.carry, session.closed = outcome.carry, state.event == "end"
     committed = world.store and world.store.committed
     fatal = tell_failures(world, outcome.failures)
+    session.closed = state.event == "end"
+    session.carry = replace(outcome.carry, closed=session.closed and not fatal)
+    outcome = replace(outcome, carry=session.carry)
     if fatal and not all_fail(world.course.exchange, state.now.update):
         raise_fatal(session, outcome.state, fatal)  # nothing more can be done together
     try:
@@ -266,12 +280,21 @@ def _passage(session: Session, state: TrainState) -> None:
 def _close(session: Session, reasons: tuple[str, ...]) -> TrainState:
     """The closing tick of a run that is over."""
     judge(session.world.course)
-    state = _at(session, "end", session.world.course.progress)
-    state = replace(state, reason="; ".join(reasons))
-    _tick(session, state)
+    _tick(session, _ending(session, reasons))
     if session.world.store is not None and session.world.store.failures:
         save(session.world, session.carry, [core_save("last")], final=True)
-    return replace(state, metrics=session.carry.metrics, memories=session.carry.memories)
+    return _final(session, reasons)
+
+
+def _ending(session: Session, reasons: tuple[str, ...]) -> TrainState:
+    state = _at(session, "end", session.world.course.progress)
+    return replace(state, reason="; ".join(reasons))
+
+
+def _final(session: Session, reasons: tuple[str, ...]) -> TrainState:
+    """The closing snapshot."""
+    carry = session.carry
+    return replace(_ending(session, reasons), metrics=carry.metrics, memories=carry.memories)
 
 
 def _preempted(session: Session) -> None:

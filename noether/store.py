@@ -129,14 +129,16 @@ def _explicit(path: Path) -> Any:
     return verify(path)
 
 
-def begin_journal(store: Store, size: int | None, config: Mapping[str, Any]) -> None:
+def begin_journal(
+    store: Store, size: int | None, config: Mapping[str, Any], *, closed: bool = False
+) -> None:
     """Open the journal, cut back to what the checkpoint knew, and write the configuration."""
     if store.lock is None:
         return
     path = store.run / "journal.jsonl"
     store.journal = open_journal(path, size=size)
-    # A closing tick that failed is made again, so its row is not the last word.
-    store.journal.cut_last("end")
+    if not closed:  # a closing tick that failed is made again, so its row is not the last word
+        store.journal.cut_last("end")
     text = yaml.safe_dump(dict(config), sort_keys=False)
     (store.run / CONFIG).write_text(text, encoding="utf-8")
 

@@ -39,7 +39,7 @@ from noether.randomness import seed_all, seed_rank
 from noether.rundir import CHECKPOINTS
 from noether.saving import core_save, save
 from noether.schedules import Schedule
-from noether.session import Session, lived, write_status
+from noether.session import Session, closed, lived, write_status
 from noether.signals import Signals, listening
 from noether.state import TrainState
 from noether.turn import Carry
@@ -237,7 +237,7 @@ def _recorded(session: Session, config: Mapping[str, Any]) -> TrainState:
     try:
         size = _continue(session, store, config)
         write_status(session, "running", None)
-        storage.begin_journal(store, size, config)
+        storage.begin_journal(store, size, config, closed=closed(session))
         if store.begun_from is not None and store.committed is None:
             save(session.world, session.carry, [core_save("start")], final=True)
         final = lived(session)
@@ -292,7 +292,7 @@ def _continue(session: Session, store: storage.Store, config: Mapping[str, Any])
     )
     course.progress = replace(course.progress, session=course.progress.session + 1)
     if store.committed is None:  # another run's end is no end of this one
-        session.carry = replace(session.carry, stops=())
+        session.carry = replace(session.carry, stops=(), closed=False)
     kind = type(session.world.machine.optimizer).__name__
     if stored["optimizer_kind"] != kind:
         raise ConfigurationError(

@@ -53,6 +53,8 @@ class Carry:
     """The callbacks whose schedule fired at the last counts; the closing tick spares them."""
     stops: tuple[str, ...] = ()
     """Reasons to end the run that have been given; a resumed run is bound by them too."""
+    closed: bool = False
+    """Whether this is of a closing tick all of whose hooks have run."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from noether import (
 from noether.checkpoint import newest
 from noether.checkpoint.manifest import read_manifest
 from noether.journal import read
-from noether.rundir import read_status, runs
+from noether.rundir import read_status, runs, write_status
 from tests.strategies import Samples, net, samples, sgd, squared_error
 
 SAVING = hooks.checkpoint(schedule=every(updates=2) | once_at_end, keep_last=None)
@@ -442,6 +442,38 @@ def test_a_run_that_asked_to_stop_stays_stopped_when_its_closing_tick_failed(
     data = samples(12)
     final = train(tmp_path, stop, data=data, resume="auto")
     assert (data.served, final.now.update, final.reason) == ([], 2, "enough")
+
+
+def test_a_run_killed_after_its_closing_checkpoint_is_done_and_makes_no_tick_again(
+    tmp_path: Path,
+) -> None:
+    counting = Callback(
+        "counting",
+        init=lambda state: 0,
+        on_schedule=lambda state, n: (n + 1, Log({"closings": n + 1})),
+        schedule=once_at_end,
+        writes=("closings",),
+    )
+    given: Any = {"until": {"updates": 5}}  # where nothing but the closing tick saves
+    whole = train(tmp_path, counting, **given)
+    rows = journal(tmp_path / "1")
+    status = read_status(tmp_path / "1")
+    write_status(tmp_path / "1", **{**status, "state": "running"})  # as the kill left it
+    data = samples(12)
+    final = train(tmp_path, counting, data=data, resume="auto", **given)
+    assert journal(tmp_path / "1") == rows
+    assert (final.metrics["closings"], final.memories["counting"], data.served) == (1, 1, [])
+    assert (final.reason, final.event, final.now.update) == (whole.reason, "end", 5)
+    assert read_status(tmp_path / "1")["state"] == "done"
+
+
+def test_a_run_killed_after_its_closing_checkpoint_goes_on_where_the_limit_has_moved(
+    tmp_path: Path,
+) -> None:
+    train(tmp_path, until={"updates": 5})
+    write_status(tmp_path / "1", **{**read_status(tmp_path / "1"), "state": "running"})
+    assert train(tmp_path, resume="auto", until={"updates": 8}).now.update == 8
+    assert [row["tick"] for row in journal(tmp_path / "1")].count("end") == 1
 
 
 def test_a_failed_run_keeps_its_best_checkpoint_over_the_resume(tmp_path: Path) -> None:
