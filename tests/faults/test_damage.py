@@ -251,6 +251,7 @@ def copied_without_hidden_files(run: Path, to: Path) -> None:
     subprocess.run(f"cp -r {run}/* {to}", shell=True, check=True)
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("way", [moved, copied_with_cp, copied_without_hidden_files])
 def test_a_run_directory_elsewhere_goes_on_there_alone(
     ground: Ground, tmp_path: Path, way: Callable[[Path, Path], None]

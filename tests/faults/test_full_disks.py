@@ -34,7 +34,7 @@ from tests.faults.runs import (
 )
 from tests.strategies import Samples, net, samples
 
-ERRORS = [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO]
+OTHERS = [errno.EDQUOT, errno.EFBIG, errno.EIO]
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,9 @@ def test_full_at_one_call_of_a_save_it_is_reported_and_training_goes_on(
         assert left_aside(ended.run) == []
 
 
-@pytest.mark.parametrize("code", ERRORS)
+@pytest.mark.parametrize(
+    "code", [errno.ENOSPC, *(pytest.param(code, marks=pytest.mark.deep) for code in OTHERS)]
+)
 def test_three_failed_saves_in_a_row_end_the_run_with_their_error(
     tmp_path: Path, whole: Ended, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -125,6 +127,7 @@ def test_three_failed_saves_in_a_row_end_the_run_with_their_error(
     assert_same_state(train(tmp_path), whole)
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("name", ["write", "close", "rename", "sync_directory", "mkdir"])
 @pytest.mark.parametrize("code", [errno.EDQUOT, errno.EIO])
 def test_a_broken_call_of_one_save_loses_that_save_alone(
@@ -207,6 +210,7 @@ def file_size_limit(series: Path, whole: Ended) -> None:
     assert_same_state(ended, whole)
 
 
+@pytest.mark.deep
 def test_files_that_may_not_grow_lose_their_saves_alone(tmp_path: Path, capfd: Any) -> None:
     # Row 9: EFBIG by the kernel itself.
     whole = train(tmp_path / "whole", model=wide())

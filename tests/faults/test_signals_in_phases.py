@@ -348,6 +348,7 @@ def test_killed_at_any_call_of_the_preemption_save_it_is_never_worse_than_before
 # ---------------------------------------------------------------- threads and foreign handlers
 
 
+@pytest.mark.deep
 def test_a_run_in_a_thread_comes_to_the_same(tmp_path: Path, whole: Ended) -> None:
     # Row 16.
     ended: list[Ended] = []
@@ -359,6 +360,7 @@ def test_a_run_in_a_thread_comes_to_the_same(tmp_path: Path, whole: Ended) -> No
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("foreign", ["ignored", "function", "default"])
 def test_a_foreign_handler_is_chained_and_put_back(
     tmp_path: Path, whole: Ended, foreign: str
