@@ -14,11 +14,11 @@ from noether.callback import HOOKS, Callback
 from noether.checkpoint import Found, find, load, newest
 from noether.checkpoint.commit import commit
 from noether.checkpoint.encoding import decode, encode, memory_types
-from noether.checkpoint.manifest import MANIFEST, verify
+from noether.checkpoint.manifest import MANIFEST, candidates, verify
 from noether.checkpoint.retention import clean, prune
 from noether.distributed import gathered, this_launch
 from noether.effects import Save
-from noether.errors import CheckpointError, ConfigurationError, RunLockedError
+from noether.errors import CheckpointError, ConfigurationError, RunLockedError, suggestion
 from noether.feed import to_device
 from noether.journal import Journal, open_journal
 from noether.loop import Course
@@ -55,6 +55,37 @@ def finished(series: Path, resume: str) -> Path | None:
     """The run that `resume` names, when it is done already."""
     run = _named(series, resume)
     return run if run is not None and read_status(run).get("state") == "done" else None
+
+
+def goes_on(series: Path, resume: str) -> bool:
+    """Whether a session would go on from a checkpoint; only looks, and opens nothing."""
+    run = _named(series, resume)
+    if run is None:
+        return resume not in ("never", "auto", "must")
+    return bool(candidates(run / CHECKPOINTS).manifests)
+
+
+def chosen(run: Path, checkpoint: str) -> tuple[Path, Found]:
+    """A run directory, or the newest one of a series, and its latest, best or tagged checkpoint.
+
+    Raises ConfigurationError where there is none, CheckpointError where all are damaged.
+    """
+    if not (run / CHECKPOINTS).is_dir():
+        newest_run = next(iter(runs(run)), None)
+        if newest_run is None:
+            raise ConfigurationError([f"{run} is no run directory, nor a series of them"])
+        run = newest_run
+    folder = run / CHECKPOINTS
+    found = newest(folder) if checkpoint == "latest" else find(folder, checkpoint)
+    if found is None:
+        which = "no checkpoint" if checkpoint == "latest" else f"none of the tag {checkpoint!r}"
+        raise ConfigurationError([f"{folder} holds {which}; known tags: {_tags(folder)}"])
+    return run, found
+
+
+def _tags(folder: Path) -> str:
+    tags = {claim.tag for manifest in candidates(folder).manifests for claim in manifest.claims}
+    return ", ".join(sorted(tags)) or "none"
 
 
 def open_store(series: Path, resume: str) -> Store:
@@ -300,6 +331,15 @@ def _memories(
         for callback in callbacks
         if callback.name in stored["memories"]
     }
+
+
+def memory(directory: Path, callback: Callback) -> Any:
+    """What a checkpoint holds of a callback's memory, on the CPU; CheckpointError if nothing."""
+    stored = load(directory, STATE)["memories"]
+    if callback.name not in stored:
+        hint = suggestion(callback.name, stored)
+        raise CheckpointError(f"{directory} holds no memory of callback {callback.name!r}. {hint}")
+    return _memory(callback, stored[callback.name], torch.device("cpu"))
 
 
 def load_weights(directory: Path, machine: Machine) -> None:

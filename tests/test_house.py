@@ -31,7 +31,8 @@ FLOORS = {
     1: "progress state effects callback dataflow errors plain schedules",
     2: "agenda arguments averages checkpoint console defaults distributed evaluation feed fold "
     "forecast hooks journal loop machine metrics parallel passes perform randomness reductions "
-    "rundir session signals storage store training turn",
+    "rundir session signals storage store training turn "
+    "weights",
     3: "config examples plan testing",
     4: "cli __main__",
 }
