@@ -197,6 +197,6 @@ def _tell(
     beside: tuple[str, ...],
 ) -> None:
     parts = [f"{len(tensors)} tensors of {found.manifest.name}"]
-    parts += [f"{len(aliases)} of them under {len(aliases)} more names"] if aliases else []
+    parts += [f"tied to them {listed(aliases)}"] if aliases else []
     parts += [f"left out, as no tensors: {listed(beside)}"] if beside else []
     Console().say(one_line(f"{target}: {', '.join(parts)}"))
