@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from noether.signals import Preempted
     from noether.state import ModelView, TrainState
     from noether.training import train
+    from noether.weights import export_weights
 
 _SOURCES = {
     "callback": ("Callback", "DataPass", "chain", "factory", "hook", "stateful"),
@@ -61,6 +62,7 @@ _SOURCES = {
     "signals": ("Preempted",),
     "state": ("ModelView", "TrainState"),
     "training": ("train",),
+    "weights": ("export_weights",),
 }
 _MODULES = {name: module for module, names in _SOURCES.items() for name in names}
 
@@ -97,6 +99,7 @@ __all__ = [
     "each_session",
     "evaluate",
     "every",
+    "export_weights",
     "factory",
     "first",
     "hook",

@@ -10,6 +10,7 @@ from noether.feed import kind
 from noether.progress import UNITS, Progress
 from noether.schedules.arguments import MOST
 from noether.schedules.units import KNOWN, counters
+from noether.weights import request
 
 PLAIN = (bool, int, float, str, type(None))
 NOT_BUILT: Mapping[str, tuple[Any, str]] = {
@@ -41,6 +42,7 @@ def checked(
         *_passes(options["datasets"], pipeline),
         *_weights(pipeline, shared_out=ranks > 1 and options["parallel"] == "fsdp"),
         *_counters(options["counters"]),
+        *_init_from(options["init_from"], pipeline),
     ]
     if problems:
         raise ConfigurationError(problems)
@@ -206,6 +208,10 @@ def _counters(given: Any) -> Iterator[str]:
             yield f"counters: {name} is {count!r}; expected a function of a batch"
 
 
+def _init_from(given: Any, pipeline: Pipeline) -> Iterator[str]:
+    return iter(()) if given is None else request.mistakes(given, pipeline)
+
+
 def uncounted(pipeline: Pipeline, known: Collection[str]) -> Iterator[tuple[int, str]]:
     """Schedules in counters that the run does not count, by their callbacks' positions."""
     for position, callback in enumerate(pipeline):
@@ -241,4 +247,5 @@ def described_run(options: Mapping[str, Any], pipeline: Pipeline) -> dict[str, A
     plain: dict[str, Any] = {k: v for k, v in options.items() if isinstance(v, PLAIN)}
     plain.pop("resume", None)
     plain |= {"run_dir": str(options["run_dir"]), "until": dict(options["until"])}
+    plain |= request.described(options["init_from"])
     return plain | {"callbacks": [repr(callback) for callback in pipeline]}

@@ -99,6 +99,20 @@ def parser() -> argparse.ArgumentParser:
         "--checkpoint", default="latest", metavar="latest|best|TAG", help="which one of the run"
     )
     common(evaluating, evaluate)
+    exporting = commands.add_parser("export", help=EXPORTS, description=EXPORTS)
+    exporting.add_argument("run", metavar="RUN", help="a run directory, or a series of them")
+    exporting.add_argument(
+        "--checkpoint", default="latest", metavar="latest|best|TAG", help="which one of the run"
+    )
+    exporting.add_argument(
+        "--weights", default="live", metavar="live|NAME", help="the live ones, or an average: ema"
+    )
+    exporting.add_argument(
+        "-o", "--output", metavar="FILE.safetensors", help="by default a file in the run directory"
+    )
+    exporting.add_argument("--dtype", choices=("float16", "bfloat16", "float32"))
+    exporting.add_argument("--force", action="store_true", help="replace a file that is there")
+    common(exporting, export, overridden=False)
     configured(commands, "check", check, "validate and build all of it, run and write nothing")
     planning = configured(
         commands, "plan", plan, "say beforehand what will run when; train nothing"
@@ -124,12 +138,16 @@ def configured(
 
 
 def common(
-    made: argparse.ArgumentParser, command: Callable[[argparse.Namespace], None]
+    made: argparse.ArgumentParser,
+    command: Callable[[argparse.Namespace], None],
+    *,
+    overridden: bool = True,
 ) -> argparse.ArgumentParser:
     """What all commands with a configuration take."""
-    made.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="run.until.epochs=3, for instance"
-    )
+    if overridden:
+        made.add_argument(
+            "overrides", nargs="*", metavar="key=value", help="run.until.epochs=3, for instance"
+        )
     made.add_argument(
         "--allow",
         action="append",
@@ -142,6 +160,7 @@ def common(
     return made
 
 
+EXPORTS = "write the weights of a checkpoint into a safetensors file"
 EVALUATES = "make every data pass of a run once, with the weights of a checkpoint"
 
 
@@ -170,15 +189,31 @@ def train(options: argparse.Namespace) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     """Make every data pass once, and print what was found."""
-    options.config = configuration(Path(options.run))
+    options.config = configuration(
+        Path(options.run), "evaluate it there, by noether.evaluate(model,"
+    )
     found = loaded(options).evaluate(options.run, checkpoint=options.checkpoint)
     if found.rank == 0:
         for name in sorted(found.fresh):
             print(f"{name}: {found.metrics[name]:.6g}")
 
 
-def configuration(run: Path) -> Path:
-    """The configuration of a run, or of the newest one of a series."""
+def export(options: argparse.Namespace) -> None:
+    """Write weights into a file; an average is found by the callback of the run that keeps it."""
+    callbacks: Any = ()
+    if options.weights != "live":
+        way = "export it there, by noether.export_weights(callbacks=...,"
+        options.config = configuration(Path(options.run), way)
+        callbacks = loaded(options).callbacks
+    from noether.weights import export_weights  # torch, late
+
+    names = ("checkpoint", "weights", "dtype", "force")
+    given = {name: getattr(options, name) for name in names}
+    export_weights(options.run, options.output, callbacks=callbacks, **given)
+
+
+def configuration(run: Path, way: str) -> Path:
+    """The configuration of a run, or of the newest one of a series; `way` is there without one."""
     import yaml
 
     from noether.rundir import CHECKPOINTS, runs
@@ -192,8 +227,8 @@ def configuration(run: Path) -> Path:
     if isinstance(found, dict) and "model" not in found:
         raise ConfigurationError(
             [
-                f"{newest} was trained from Python, and its config.yaml can't build its model; "
-                f"evaluate it there, by noether.evaluate(model, ..., run={str(newest)!r})"
+                f"{newest} was trained from Python, and its config.yaml can't build its parts; "
+                f"{way} ..., run={str(newest)!r})"
             ]
         )
     return newest / "config.yaml"

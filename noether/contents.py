@@ -12,7 +12,7 @@ from noether.checkpoint import Like, load
 from noether.checkpoint.encoding import Path as TreePath
 from noether.checkpoint.encoding import decode, encode, mapped, memory_types
 from noether.distributed import gathered
-from noether.errors import CheckpointError, ConfigurationError
+from noether.errors import CheckpointError, ConfigurationError, suggestion
 from noether.feed import to_device
 from noether.loop import Course
 from noether.machine import Machine, reconfigure
@@ -152,6 +152,15 @@ def _memories(
         for callback in callbacks
         if callback.name in stored["memories"]
     }
+
+
+def memory(directory: Path, callback: Callback) -> Any:
+    """What a checkpoint holds of a callback's memory, on the CPU; CheckpointError if nothing."""
+    stored = load(directory, STATE)["memories"]
+    if callback.name not in stored:
+        hint = suggestion(callback.name, stored)
+        raise CheckpointError(f"{directory} holds no memory of callback {callback.name!r}. {hint}")
+    return _memory(callback, stored[callback.name], torch.device("cpu"))
 
 
 def load_weights(directory: Path, machine: Machine) -> None:

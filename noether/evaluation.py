@@ -15,8 +15,7 @@ from noether import fold as folding
 from noether import store as storage
 from noether.arguments import CHOICES, is_count
 from noether.callback import Callback, Pipeline, chain
-from noether.checkpoint import Found, find, newest
-from noether.checkpoint.manifest import candidates
+from noether.checkpoint import Found
 from noether.console import Console
 from noether.contents import recall
 from noether.distributed import Ranks, from_first, joined, ranks_here
@@ -30,7 +29,6 @@ from noether.machine import machine
 from noether.perform import show, tell_failures, write_row
 from noether.progress import Progress
 from noether.randomness import seed_all
-from noether.rundir import CHECKPOINTS, runs
 from noether.session import Session, combine, raise_fatal, served
 from noether.signals import Signals
 from noether.state import TrainState
@@ -91,7 +89,7 @@ def evaluate(
         session = _prepared(model, pipeline, datasets, feed, ranks, options)
         session.workers = workers
         if run is not None:
-            where, found = from_first(ranks, lambda: _found(Path(run), checkpoint))
+            where, found = from_first(ranks, lambda: storage.chosen(Path(run), checkpoint))
             _take(session, where, found)
         try:
             return _evaluated(session)
@@ -173,26 +171,6 @@ def _prepared(
     fold = folding.compiled(pipeline)
     # No signal is listened to: nothing has to be saved, so the first one ends it.
     return Session(world, fold, feed, {}, base, Signals(), datasets, Carry())
-
-
-def _found(run: Path, checkpoint: str) -> tuple[Path, Found]:
-    """The run directory, and its checkpoint; raises ConfigurationError where there is none."""
-    if not (run / CHECKPOINTS).is_dir():
-        newest_run = next(iter(runs(run)), None)
-        if newest_run is None:
-            raise ConfigurationError([f"{run} is no run directory, nor a series of them"])
-        run = newest_run
-    folder = run / CHECKPOINTS
-    found = newest(folder) if checkpoint == "latest" else find(folder, checkpoint)
-    if found is None:
-        which = "no checkpoint" if checkpoint == "latest" else f"none of the tag {checkpoint!r}"
-        raise ConfigurationError([f"{folder} holds {which}; known tags: {_tags(folder)}"])
-    return run, found
-
-
-def _tags(folder: Path) -> str:
-    tags = {claim.tag for manifest in candidates(folder).manifests for claim in manifest.claims}
-    return ", ".join(sorted(tags)) or "none"
 
 
 def _take(session: Session, run: Path, found: Found) -> None:

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 import yaml
 
-from noether.checkpoint import Found, newest
+from noether.checkpoint import Found, find, newest
 from noether.checkpoint.commit import commit, commit_together
 from noether.checkpoint.encoding import Path as TreePath
-from noether.checkpoint.manifest import MANIFEST, verify
+from noether.checkpoint.manifest import MANIFEST, candidates, verify
 from noether.checkpoint.retention import clean, prune
 from noether.checkpoint.staging import Staging
 from noether.distributed import part, this_launch
@@ -61,6 +61,37 @@ def finished(series: Path, resume: str) -> Path | None:
     """The run that `resume` names, when it is done already."""
     run = _named(series, resume)
     return run if run is not None and read_status(run).get("state") == "done" else None
+
+
+def goes_on(series: Path, resume: str) -> bool:
+    """Whether a session would go on from a checkpoint; only looks, and opens nothing."""
+    run = _named(series, resume)
+    if run is None:
+        return resume not in ("never", "auto", "must")
+    return bool(candidates(run / CHECKPOINTS).manifests)
+
+
+def chosen(run: Path, checkpoint: str) -> tuple[Path, Found]:
+    """A run directory, or the newest one of a series, and its latest, best or tagged checkpoint.
+
+    Raises ConfigurationError where there is none, CheckpointError where all are damaged.
+    """
+    if not (run / CHECKPOINTS).is_dir():
+        newest_run = next(iter(runs(run)), None)
+        if newest_run is None:
+            raise ConfigurationError([f"{run} is no run directory, nor a series of them"])
+        run = newest_run
+    folder = run / CHECKPOINTS
+    found = newest(folder) if checkpoint == "latest" else find(folder, checkpoint)
+    if found is None:
+        which = "no checkpoint" if checkpoint == "latest" else f"none of the tag {checkpoint!r}"
+        raise ConfigurationError([f"{folder} holds {which}; known tags: {_tags(folder)}"])
+    return run, found
+
+
+def _tags(folder: Path) -> str:
+    tags = {claim.tag for manifest in candidates(folder).manifests for claim in manifest.claims}
+    return ", ".join(sorted(tags)) or "none"
 
 
 def open_store(series: Path, resume: str) -> Store:

@@ -43,6 +43,7 @@ from noether.session import Session, closed, lived, write_status
 from noether.signals import Signals, listening
 from noether.state import TrainState
 from noether.turn import Carry
+from noether.weights import initialise
 from noether.world import World
 
 PARALLEL = ("parallel", "sync_batchnorm")
@@ -77,6 +78,7 @@ def train(
     run_dir: str | Path | None = None,
     resume: str | Path = "never",
     async_save: bool = False,
+    init_from: str | Path | Mapping[str, Any] | None = None,
     defaults: bool | Mapping[str, bool] = True,
     log: Schedule | None = None,
     track: Schedule | None = None,
@@ -111,6 +113,9 @@ def train(
     resume: "never", "auto", "must", or the path of a run or a checkpoint.
     async_save: write checkpoints while training goes on; it stands still only to copy the state
         into CPU memory, which holds as much as a checkpoint and is kept for the next.
+    init_from: the weights that a fresh run starts from: a .safetensors file, a state dict saved by
+        torch, a checkpoint, a run; or a mapping with its `path` and any of `rename`, `include`,
+        `exclude`, `weights`, `checkpoint`, and `missing`, `unexpected`, `mismatched`: "allow".
     parallel: on several ranks, started by `torchrun` say, "ddp" keeps a copy of the model on each,
         "fsdp" shares it out. `batch_size` is that of all ranks together.
     sync_batchnorm: make batch norms take the mean over all ranks; GPUs only.
@@ -143,7 +148,10 @@ def _trained(
         done = from_first(ranks, lambda: storage.finished(series, resume))
         if done is not None:
             return _already_done(done, options)
-    session = _prepared(options, pipeline, signals, ranks)
+    goes_on = False
+    if series is not None and options["init_from"] is not None:
+        goes_on = from_first(ranks, lambda: storage.goes_on(series, resume))
+    session = _prepared(options, pipeline, signals, ranks, goes_on=goes_on)
     if series is None:
         return lived(session)
     described = described_run(options, session.fold.pipeline)
@@ -190,11 +198,19 @@ def laid_out(
 
 
 def _prepared(
-    options: Mapping[str, Any], pipeline: Pipeline, signals: Signals, ranks: Ranks
+    options: Mapping[str, Any],
+    pipeline: Pipeline,
+    signals: Signals,
+    ranks: Ranks,
+    *,
+    goes_on: bool,
 ) -> Session:
     """A session at the beginning of a run, nothing written yet."""
     served, total, pipeline = laid_out(options, pipeline, ranks)
     fold = folding.compiled(pipeline)
+    console = Console(rank=ranks.rank)
+    first = options["init_from"]
+    initialise(options["model"], first, pipeline, console, ranks, goes_on=goes_on)
     seed_all(options["seed"])
     made = machine(options["model"], ranks=ranks, **chosen(options, MACHINE + PARALLEL))
     seed_rank(options["seed"], ranks.rank)
@@ -206,7 +222,6 @@ def _prepared(
     lengths = {"train": served.length, **{name: size(data) for name, data in datasets.items()}}
     base = TrainState("start", start, start, total=total, model=made.view, dataset_lengths=lengths)
     base = replace(base, rank=ranks.rank, world_size=ranks.size)
-    console = Console(rank=ranks.rank)
     if total.sample is not None:
         for name, why in forecast.warnings(pipeline, forecast.line(served, total)):
             console.warn(f"callback {name!r} can never run: {why}")

@@ -1,11 +1,13 @@
 """Choosing a valid checkpoint, and reading what is in it."""
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings, simplefilter
 
 import torch
 
@@ -77,12 +79,33 @@ def load(directory: Path, name: str, like: Like | None = None) -> Any:
     if name not in manifest.files:
         hint = suggestion(name, manifest.files)
         raise CheckpointError(f"checkpoint {directory} holds no {name}. {hint}")
-    path = verify_file(manifest, name)
-    try:
-        tree = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(f"{path} cannot be loaded: {error}") from error
+    tree = unpickled(verify_file(manifest, name))
     return _filled(manifest, name, tree, like) if INDEX in manifest.files else tree
+
+
+def unpickled(path: Path) -> Any:
+    """The tree of tensors and plain values that torch saved at `path`, on the CPU.
+
+    No code in it is ever run. Raises CheckpointError with one line that names the file.
+    """
+    try:
+        with catch_warnings():
+            simplefilter("ignore")  # torch warns of what it then refuses, or reads all the same
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(f"{path} cannot be loaded: {_reason_of(error)}") from error
+
+
+def _reason_of(error: Exception) -> str:
+    """Torch's complaint in a line, without its advice to load the file in spite of it."""
+    text = str(error)
+    if stranger := re.search(r"GLOBAL ([\w.]+)", text):
+        return (
+            f"it names {stranger[1]}, which is neither a tensor nor a plain value; none of it ran"
+        )
+    words = text.partition("WeightsUnpickler error:")[2] or text.replace("\n", " ")
+    said = words.strip().partition("\n")[0].partition(" In PyTorch 2.6")[0]
+    return f"{type(error).__name__}: {said[:200]}" if said else f"a {type(error).__name__}"
 
 
 def _filled(manifest: Manifest, name: str, tree: Any, like: Like | None) -> Any:

@@ -115,14 +115,16 @@ def checked_union(made: Converter, nested: Nested, value: Any, hint: Any) -> Any
         return None
     if type(value) in members:
         return value
+    mapped = isinstance(value, Mapping)
     errors = []
-    for member in members:
+    for member in members if mapped else filter(is_checked_here, members):
         try:
             return made.structure(value, member)
         except Exception as error:
             errors.append(error)
     inner = [error for error in errors if type(error) is not ValueError]
-    raise errors[0] if len(errors) == 1 else inner[0] if inner else expected(hint, value)
+    only = errors and len(members) == 1
+    raise errors[0] if only else inner[0] if inner else expected(hint, value)
 
 
 def checked_list(made: Converter, nested: Nested, value: Any, hint: Any) -> Any:

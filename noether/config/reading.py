@@ -212,9 +212,11 @@ class Reading:
     def options(self) -> dict[str, Any]:
         """The keywords of `train` in `run:`; those that are wrong left out."""
         from noether.training import train  # torch, late
+        from noether.weights import InitFrom
 
         taken = {n: p for n, p in parameters(train).items() if n not in ELSEWHERE}
         taken["dir"] = taken.pop("run_dir")
+        taken["init_from"] = taken["init_from"].replace(annotation=str | InitFrom | None)
         entry = self.config.get("run", {})
         if not isinstance(entry, Mapping):
             self.note(f"expected a mapping, found {found(entry)}", "run")

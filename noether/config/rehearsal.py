@@ -7,11 +7,13 @@ from typing import Any
 from noether.arguments import checked
 from noether.callback import Pipeline
 from noether.config.reading import Run
+from noether.console import Console
 from noether.feed import Feed
 from noether.machine import machine
 from noether.progress import Progress
 from noether.randomness import seed_all
 from noether.training import MACHINE, chosen, laid_out, train
+from noether.weights import initialise
 
 
 def rehearse(run: Run) -> tuple[Feed, Progress, Pipeline]:
@@ -22,6 +24,7 @@ def rehearse(run: Run) -> tuple[Feed, Progress, Pipeline]:
     options = completed(run.build())
     checked(options, run.callbacks)
     laid = laid_out(options, run.callbacks)
+    initialise(options["model"], options["init_from"], laid[2], Console())
     seed_all(options["seed"])
     machine(options["model"], **chosen(options, MACHINE))
     return laid

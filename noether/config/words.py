@@ -1,6 +1,7 @@
 """Types and values in the words of error messages."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from reprlib import repr as shown
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -36,6 +37,8 @@ def described(hint: Any) -> str:
         return " or ".join(found(choice) for choice in get_args(hint))
     if origin in WORDS:
         return WORDS[origin]
+    if is_dataclass(origin):
+        return f"a mapping of {', '.join(field.name for field in fields(origin))}"
     return f"a {getattr(origin, '__name__', origin)} as a mapping with a `kind`"
 
 
