@@ -37,6 +37,7 @@ from tests.faults.runs import (
     broken,
     in_child,
     left_aside,
+    rows,
     storage,
     train,
 )
@@ -50,7 +51,6 @@ class Ground:
     """The end of the unbroken run, made when it is first asked for."""
 
     ended: Ended | None = None
-    folder: tempfile.TemporaryDirectory[str] | None = None
 
 
 GROUND = Ground()
@@ -67,6 +67,16 @@ def unbroken() -> Iterator[None]:
 def whole() -> Ended:
     assert GROUND.ended is not None
     return GROUND.ended
+
+
+def improved() -> set[int]:
+    """The updates whose tick saves a new best."""
+    return {
+        row["update"]
+        for row in rows(whole().run)
+        for effect in row["effects"]
+        if effect["by"].startswith("best") and effect["kind"] == "save"
+    }
 
 
 def content(step: Path) -> Content:
@@ -158,7 +168,8 @@ class Machine(RuleBasedStateMachine):
         earlier, begun, reached = self.last(), self.begun(), self.reach(updates)
         broken(self.series, reached + 1, **self.options())
         self.look()
-        saved = [k for k in range(begun + 1, reached + 1) if k % self.save == 0]
+        trained = range(begun + 1, reached + 1)
+        saved = [k for k in trained if k % self.save == 0 or k in improved()]
         assert self.last() == max(saved, default=earlier)
 
     @precondition(before_the_end)
@@ -279,6 +290,7 @@ def walked(examples: int, steps: int) -> None:
         )
 
 
+@pytest.mark.timeout(600)
 def test_after_any_few_steps_the_newest_valid_checkpoint_goes_on() -> None:
     walked(6, 7)
 
