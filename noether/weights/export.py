@@ -95,10 +95,9 @@ def _check(path: Any, kind: str, weights: str, pipeline: Pipeline) -> None:
         problems.append(f"dtype is {kind!r}. {suggestion(kind, DTYPES)}")
     known = keepers(pipeline)
     if weights not in (LIVE, *known):
-        problems.append(
-            f"weights {weights!r} are kept by none of the callbacks that were given; give those of "
-            f"the run, by callbacks=. {suggestion(weights, {LIVE, *known})}"
-        )
+        way = "" if pipeline else "; give those of the run, callbacks=..."
+        hint = suggestion(weights, {LIVE, *known})
+        problems.append(f"weights {weights!r} are kept by no callback{way}. {hint}")
     if problems:
         raise ConfigurationError(problems)
 

@@ -97,9 +97,9 @@ def _naming_mistakes(
 def _mismatch(there: Tensor, here: Tensor) -> str:
     """Why a tensor does not fit, if it does not."""
     if not is_lazy(here) and there.shape != here.shape:
-        return f"{list(there.shape)} in it, {list(here.shape)} here"
+        return f"{list(there.shape)} instead of {list(here.shape)}"
     if not torch.can_cast(there.dtype, here.dtype):
-        return f"{_kind(there)} in it, {_kind(here)} here"
+        return f"{_kind(there)} instead of {_kind(here)}"
     return ""
 
 

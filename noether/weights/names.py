@@ -85,15 +85,19 @@ def glob_mistakes(known: Collection[str], option: str, globs: Iterable[str]) -> 
 def prefix_hint(names: Collection[str], model: Collection[str]) -> str:
     """What to rename so that at least half of the names fit, as the end of a message."""
     own = set(model)
-    strip = {*WRAPPERS, *(name.partition(".")[0] for name in names)}
-    add = {*WRAPPERS, *(name.partition(".")[0] for name in own)}
-    moves = [*((p, "") for p in sorted(strip)), *(("", p) for p in sorted(add))]
+    moves = [*((p, "") for p in (*WRAPPERS, *_common(names)))]
+    moves += [("", p) for p in (*WRAPPERS, *_common(own))]
     fits = {move: sum(moved(name, *move) in own for name in names) for move in moves}
     (old, new), best = max(fits.items(), key=lambda item: item[1])
-    enough = max(sum(name in own for name in names), min(len(names), len(own)) // 2)
-    if best <= enough and not (best == enough == 1 == len(names)):
+    now = sum(name in own for name in names)
+    if best <= now or 2 * best < min(len(names), len(own)):
         return ""
     return f'. With rename: {{"{shown(old)}": "{shown(new)}"}} {best} of the names fit'
+
+
+def _common(names: Iterable[str]) -> list[str]:
+    """The first parts that most names have, in the order of their number."""
+    return [p for p, _ in Counter(name.partition(".")[0] for name in names).most_common(5)]
 
 
 # ---------------------------------------------------------------- messages

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from reprlib import repr as shown
 from typing import Any, Literal, TypeAlias
 
 from noether.averages import LIVE, keepers
@@ -72,16 +73,15 @@ def mistakes(given: Any, pipeline: Pipeline) -> Iterator[str]:
     """What is wrong with an `init_from`, before any file is looked at."""
     options = written(given)
     if options is None:
-        yield f"init_from is {given!r}; expected a path, or a mapping of {', '.join(FORMS)}"
+        yield f"init_from is {shown(given)}; expected a path, or a mapping of {', '.join(FORMS)}"
         return
-    for name in options:
-        if name not in FORMS:
-            yield f"init_from: unknown option {name!r}. {suggestion(str(name), FORMS)}"
+    for name in [name for name in options if name not in FORMS][:5]:
+        yield f"init_from: unknown option {name!r}. {suggestion(str(name), FORMS)}"
     if "path" not in options:
         yield "init_from: path is missing; expected the path of a file, a checkpoint or a run"
     for name, (fits, expected) in FORMS.items():
         if name in options and not fits(options[name]):
-            yield f"init_from: {name} is {options[name]!r}; expected {expected}"
+            yield f"init_from: {name} is {shown(options[name])}; expected {expected}"
     if isinstance(weights := options.get("weights", LIVE), str):
         yield from unkept(weights, pipeline)
 

@@ -150,11 +150,12 @@ def broken(series: Path, update: int, *more: Callback, **options: Any) -> None:
 
 
 def stored(checkpoint: Path) -> dict[str, Any]:
-    """All that a checkpoint keeps, but for what tells of sessions."""
+    """All that a checkpoint keeps, but for what tells of sessions, and which tick asked for it."""
     trees = {
         path.name: torch.load(path, weights_only=True) for path in sorted(checkpoint.glob("*.pt"))
     }
     del trees["state.pt"]["progress"]["session"]
+    del trees["state.pt"]["closed"]
     del trees["state.pt"]["journal"]  # a size in bytes, with the sessions' opening rows
     return trees
 
