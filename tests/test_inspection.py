@@ -8,6 +8,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -226,7 +227,7 @@ def test_a_torn_and_a_damaged_journal_are_told(run: Path) -> None:
     assert (found.rows, found.torn, found.damaged) == (len(lines), True, None)
     path.write_bytes(lines[0] + b"\0\n" + b"".join(lines[2:]))
     shown = text(inspected(run), 1000)
-    assert f"{len(lines) - 1} rows; line 2 is damaged" in shown
+    assert f"rows: {len(lines) - 1}; line 2 is damaged" in shown
 
 
 # ---------------------------------------------------------------- who owns it
@@ -448,6 +449,53 @@ def test_what_is_committed_while_all_others_are_pruned_is_seen(run: Path) -> Non
     found = inspected(run, tell=replaced)
     assert names(found) == valid(found) == ["step-9"]
     assert found.resume.checkpoint == "step-9"
+
+
+NOBODY = """
+import os, sys
+from noether.cli import main
+main(["inspect", sys.argv[1], "--quick"])
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+print("AS NOBODY", flush=True)
+sys.exit(main(["inspect", sys.argv[1]]))
+"""
+
+
+def by_nobody(run: Path) -> tuple[int, str, str]:
+    """Code, output and errors of asking as a user who owns nothing."""
+    command = [sys.executable, "-c", NOBODY, str(run)]
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "1000"}
+    done = subprocess.run(command, capture_output=True, text=True, env=variables, cwd=run)
+    return done.returncode, done.stdout.partition("AS NOBODY\n")[2], done.stderr
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_what_may_not_be_read_is_named(made: Path) -> None:
+    with tempfile.TemporaryDirectory() as open_to_all:  # pytest's are closed to others
+        os.chmod(open_to_all, 0o755)
+        shutil.copytree(made / "1", Path(open_to_all) / "1")
+        guarded(Path(open_to_all) / "1")
+
+
+def guarded(run: Path) -> None:
+    folder = run / "checkpoints"
+    (folder / "step-8/weights.pt").chmod(0o600)
+    (folder / "step-4").chmod(0o700)
+    with lock(run):
+        code, out, err = by_nobody(run)
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert [line.split()[0] for line in lines if "NOT VALID" in line] == ["step-8", "step-4"]
+    assert len([line for line in lines if "Permission denied" in line]) == 2
+    assert f"pid {os.getpid()} on {socket.gethostname()} can't be asked from here" in out
+    folder.chmod(0o700)
+    code, out, err = by_nobody(run)
+    assert (code, out) == (1, "")
+    assert err.startswith(f"error: checkpoints in {folder} cannot be listed")
+    run.chmod(0o700)
+    assert by_nobody(run) == (2, "", f"{run} cannot be read: Permission denied\n")
 
 
 # ---------------------------------------------------------------- hostile content

@@ -35,7 +35,8 @@ def inspect(
     tell: called while digests are verified with the name of a checkpoint, how many bytes have
         been read, and of how many.
 
-    Raises ConfigurationError where `path` is none of these.
+    Raises ConfigurationError where `path` is none of these, CheckpointError where the checkpoints
+    cannot be listed.
 
     >>> inspect("/nowhere")
     Traceback (most recent call last):

@@ -133,7 +133,13 @@ def _readable_age(found: Any) -> tuple[int, int]:
 
 
 def _is_there(entry: Path, found: Judged | Leftover) -> bool:
-    return os.path.lexists(entry if isinstance(found, Leftover) else entry / MANIFEST)
+    try:
+        os.lstat(entry if isinstance(found, Leftover) else entry / MANIFEST)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:  # it may not be looked at
+        return True
+    return True
 
 
 def judged(entry: Path, found: Any, look: Look) -> Judged | Leftover:

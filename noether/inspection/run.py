@@ -24,7 +24,7 @@ def inspected(path: Path, look: Look, now: float, *, brief: bool = False) -> Ins
     read, owned = _status(path, notes), owner(path)
     status = read or {}
     journal = None if brief else _journal(path / "journal.jsonl", notes)
-    made = _survey(folder, look, notes)
+    made = survey(folder, look)
     kept, latest = best(made.judged), short(folder / LATEST)
     checkpoints = tuple(marked(each.checkpoint, latest, kept) for each in made.judged)
     if latest and not any(each.latest for each in checkpoints) and _astray(folder, latest):
@@ -72,14 +72,6 @@ def _journal(path: Path, notes: list[str]) -> Extent | None:
     except OSError as error:
         notes.append(f"{path.name} cannot be read: {error.strerror}")
         return None
-
-
-def _survey(folder: Path, look: Look, notes: list[str]) -> Survey:
-    try:
-        return survey(folder, look)
-    except CheckpointError as error:
-        notes.append(str(error))
-        return Survey(newer=str(error))
 
 
 def _until(path: Path) -> dict[str, float]:

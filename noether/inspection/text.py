@@ -50,8 +50,10 @@ def run(found: InspectedRun, width: int) -> Iterator[str]:
     for each in found.leftovers:
         yield from wrapped(leftover(each), width, "  ")
     yield ""
-    counts = f"{len(found.checkpoints)} checkpoints, {len(found.leftovers)} other entries"
-    yield from wrapped(f"total: {told(found.bytes)} in {counts}", width)
+    number, others = len(found.checkpoints), len(found.leftovers)
+    yield from wrapped(
+        f"total: {told(found.bytes)}; checkpoints: {number}, others: {others}", width
+    )
     yield from wrapped(f"resume: {found.resume.says}", width)
 
 
@@ -73,10 +75,10 @@ def facts(found: InspectedRun) -> Iterator[tuple[str, str]]:
     if found.progress is not None:
         yield "progress", counts(found.progress, found.until)
     if found.journal is not None:
-        torn = ", then a torn one" if found.journal.torn else ""
+        torn = ", and a torn end" if found.journal.torn else ""
         line = found.journal.damaged
         damaged = "" if line is None else f"; line {line} is damaged"
-        yield "journal", f"{found.journal.rows} rows{torn}{damaged}"
+        yield "journal", f"rows: {found.journal.rows}{torn}{damaged}"
     yield from (("note", note) for note in found.notes)
 
 
