@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         RunLockedError,
     )
     from noether.evaluation import evaluate
+    from noether.inspection import inspect
     from noether.progress import Progress
     from noether.schedules import (
         Schedule,
@@ -53,6 +54,7 @@ _SOURCES = {
         *("RankError", "RunLockedError"),
     ),
     "evaluation": ("evaluate",),
+    "inspection": ("inspect",),
     "progress": ("Progress",),
     "schedules": (
         *("Schedule", "after", "always", "at", "between", "cooldown", "each_session", "every"),
@@ -104,6 +106,7 @@ __all__ = [
     "first",
     "hook",
     "hooks",
+    "inspect",
     "load",
     "never",
     "on_improvement",

@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import json
 import os
 import shutil
 import sys
@@ -12,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from noether.errors import ConfigurationError
+from noether.errors import CheckpointError, ConfigurationError
 
 ERROR, CONFIGURATION, PREEMPTED, INTERRUPTED = 1, 2, 75, 130
 
@@ -122,6 +123,11 @@ def parser() -> argparse.ArgumentParser:
     length.add_argument("--epochs", type=int, metavar="N", help="plan a run of N epochs")
     planning.add_argument("--json", action="store_true", help="print the whole plan as JSON")
     planning.add_argument("--svg", metavar="FILE", help="draw the time line into FILE")
+    inspecting = commands.add_parser("inspect", help=INSPECTS, description=INSPECTS)
+    inspecting.add_argument("run", metavar="RUN", help="a run directory, a series, a checkpoint")
+    inspecting.add_argument("--quick", action="store_true", help="check sizes, and no digests")
+    inspecting.add_argument("--json", action="store_true", help="print all of it as JSON")
+    inspecting.set_defaults(command=inspect, traceback=False)
     listing = commands.add_parser("hooks", help="the built-in callbacks and their options")
     listing.add_argument("name", nargs="?", metavar="NAME", help="one of them, in full")
     listing.set_defaults(command=hooks, traceback=False)
@@ -161,6 +167,7 @@ def common(
 
 
 EXPORTS = "write the weights of a checkpoint into a safetensors file"
+INSPECTS = "say what a run directory holds, and which checkpoint a resume takes; change nothing"
 EVALUATES = "make every data pass of a run once, with the weights of a checkpoint"
 
 
@@ -292,6 +299,24 @@ def written(path: str, text: str, *, beside: str) -> None:
         Path(path).write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigurationError([f"{path} cannot be written: {error.strerror}"]) from error
+
+
+def inspect(options: argparse.Namespace) -> None:
+    """Print what a run directory holds; raises CheckpointError where no checkpoint is valid."""
+    from noether import inspection  # late: it reads YAML
+    from noether.console import Console
+
+    console = Console()
+    try:
+        found = inspection.inspect(options.run, quick=options.quick, tell=console.verifying)
+    finally:
+        console.wipe()
+    if options.json:
+        print(json.dumps(inspection.document(found), indent=1, default=str))
+    else:
+        print(inspection.text(found, shutil.get_terminal_size((100, 24)).columns))
+    if not inspection.sound(found):
+        raise CheckpointError(f"{options.run} holds no valid checkpoint")
 
 
 def hooks(options: argparse.Namespace) -> None:

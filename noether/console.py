@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TextIO
 
+from noether.lines import printable, told
 from noether.progress import Progress
 
 BAR = 12
@@ -56,22 +57,30 @@ class Console:
         reading = self.clock()
         if self.started is None:
             self.started = (reading, now.update)
-        if self.rank or not self.live or reading - self.drawn < REDRAW or not self.err.isatty():
-            return
-        self.drawn = reading
-        seconds, updates = reading - self.started[0], now.update - self.started[1]
-        line = live_line(now, total, metrics, seconds / updates if updates else None)
-        # A line that wraps could not be wiped any more.
-        line = line[: shutil.get_terminal_size().columns - 1]
-        print(f"\r\x1b[2K{line}", end="", file=self.err, flush=True)
+        if self._due(reading):
+            seconds, updates = reading - self.started[0], now.update - self.started[1]
+            self._draw(live_line(now, total, metrics, seconds / updates if updates else None))
 
     def passing(self, name: str, done: int, total: int | None) -> None:
         """Redraw the live line with the batches of a pass that are done."""
-        reading = self.clock()
+        if self._due(self.clock()):
+            self._draw(f"{name}: batch {done}{_of(total)}")
+
+    def verifying(self, name: str, done: int, total: int) -> None:
+        """Redraw the live line with the bytes of checkpoints that are verified."""
+        if self._due(self.clock()):
+            self._draw(f"verifying {printable(name)}: {told(done)} of {told(total)}")
+
+    def _due(self, reading: float) -> bool:
+        """Whether the live line is to be drawn now; then it counts as drawn."""
         if self.rank or not self.live or reading - self.drawn < REDRAW or not self.err.isatty():
-            return
+            return False
         self.drawn = reading
-        line = f"{name}: batch {done}{_of(total)}"[: shutil.get_terminal_size().columns - 1]
+        return True
+
+    def _draw(self, line: str) -> None:
+        # A line that wraps could not be wiped any more.
+        line = line[: shutil.get_terminal_size().columns - 1]
         print(f"\r\x1b[2K{line}", end="", file=self.err, flush=True)
 
     def wipe(self) -> None:

@@ -106,7 +106,7 @@ def _whole(data: bytes) -> int:
 def _row(line: bytes) -> dict[str, Any] | None:
     try:
         found = json.loads(line) if line.endswith(b"\n") else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 
@@ -126,3 +126,32 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
                 raise CheckpointError(f"{path}:{damaged} is no row of a journal")
             else:
                 yield found
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How much a journal holds."""
+
+    rows: int
+    last: Mapping[str, Any]
+    """The last row; empty if there is none."""
+    torn: bool
+    """Whether something follows the last row that is none: still being written, or cut off."""
+    damaged: int | None
+    """The first line that is no row though rows follow."""
+
+
+def extent(path: Path) -> Extent:
+    """How much the journal at `path` holds; raises OSError."""
+    rows, last, torn = 0, dict[str, Any](), False
+    strange: int | None = None
+    damaged: int | None = None
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            found = _row(line)
+            torn = found is None
+            if found is None:
+                strange = strange or number
+            else:
+                rows, last, damaged = rows + 1, found, strange
+    return Extent(rows, last, torn, damaged)

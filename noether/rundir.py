@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any
 
 from noether.errors import CheckpointError, RunLockedError
 from noether.plain import plain
-from noether.storage import STORAGE, aside_suffix, discard, replace_text, writing
+from noether.storage import STORAGE, aside_suffix, discard, is_alive, replace_text, writing
 
 STATUS = "status.json"
 CHECKPOINTS = "checkpoints"
+LOCK = ".lock"
+OWNED = re.compile(rb"pid (\d{1,9}) on (.+)\n")
 
 
 def new_run(series: Path) -> Path:
@@ -99,7 +102,7 @@ def lock(run: Path) -> Lock:
     Raises RunLockedError naming the owner when there is one, and CheckpointError when the
     directory cannot be written.
     """
-    path = run / ".lock"
+    path = run / LOCK
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
@@ -122,6 +125,52 @@ def lock(run: Path) -> Lock:
     return Lock(run, descriptor)
 
 
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The process that owns a run directory, or did so last."""
+
+    pid: int
+    host: str
+    owns: bool | None
+    """Whether it still does; None where that cannot be told from here."""
+
+
+def owner(run: Path) -> Owner | None:
+    """Who owns the run directory, told without locking it; None where nobody ever did."""
+    path = run / LOCK
+    try:
+        # An attempt to lock it, however short, could refuse a process that starts just then.
+        found = OWNED.fullmatch(path.read_bytes()[:1000]) if path.is_file() else None
+        return None if found is None else _owner(path, int(found[1]), found[2])
+    except OSError:
+        return None
+
+
+def _owner(path: Path, pid: int, host: bytes) -> Owner:
+    here = host == os.uname().nodename.encode()
+    return Owner(pid, host.decode(errors="replace"), _opened(pid, path.stat()) if here else None)
+
+
+def _opened(pid: int, file: os.stat_result) -> bool | None:
+    """Whether a process of this host has the file open."""
+    if not os.path.isdir("/proc/self/fd"):  # a system without it
+        return None if is_alive(pid) else False
+    try:
+        descriptors = os.listdir(f"/proc/{pid}/fd")
+    except FileNotFoundError:
+        return False
+    except OSError:  # a process of somebody else
+        return None
+    return any(_is_file(f"/proc/{pid}/fd/{number}", file) for number in descriptors)
+
+
+def _is_file(path: str, file: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), file)
+    except OSError:
+        return False
+
+
 def write_status(run: Path, **fields: Any) -> None:
     """Let `status.json` hold `fields` and nothing else, at once; raises OSError."""
     replace_text(run / STATUS, json.dumps(plain(fields), indent=1) + "\n")
@@ -134,7 +183,7 @@ def read_status(run: Path) -> dict[str, Any]:
         fields = json.loads(path.read_bytes())
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if not isinstance(fields, dict):
         raise CheckpointError(f"{path} is no status: it holds {fields!r}")

@@ -1,6 +1,5 @@
 """Whether the disk has room for the checkpoints that a run will keep, asked before it is full."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ from noether.callback import Callback, Pipeline
 from noether.checkpoint.encoding import encode, mapped
 from noether.checkpoint.manifest import candidates
 from noether.errors import CheckpointError
+from noether.lines import told
 from noether.machine import Machine
 from noether.store import Store
 
@@ -83,15 +83,3 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 def _bytes(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
-
-
-def told(size: float) -> str:
-    """A number of bytes as people say it.
-
-    >>> told(123), told(1234), told(5.2e9)
-    ('123 bytes', '1.2 kB', '5.2 GB')
-    """
-    if size < 1000:
-        return f"{size} bytes"
-    power = min(int(math.log10(size)) // 3, 4)
-    return f"{size / 1000**power:.1f} {'kMGT'[power - 1]}B"

@@ -190,10 +190,11 @@ def is_stale(name: str) -> bool:
     found = ASIDE.search(name)
     if found is None or found["host"] != _host():
         return False
-    return int(found["pid"]) == os.getpid() or not _alive(int(found["pid"]))
+    return int(found["pid"]) == os.getpid() or not is_alive(int(found["pid"]))
 
 
-def _alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Whether this host has a process of that number."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):

@@ -28,12 +28,12 @@ FACADE = "noether"
 """Gives every floor's names under one, late; it stands on none."""
 
 FLOORS = {
-    1: "progress state effects callback dataflow errors plain schedules",
+    1: "progress state effects callback dataflow errors lines plain schedules",
     2: "agenda arguments averages checkpoint console contents defaults digests distributed "
     "evaluation feed fold forecast hooks journal loop machine metrics parallel passes perform "
     "randomness reductions rundir saving session signals space storage store training turn "
     "weights world",
-    3: "config examples plan testing",
+    3: "config examples inspection plan testing",
     4: "cli __main__",
 }
 FLOOR = {part: floor for floor, parts in FLOORS.items() for part in parts.split()}

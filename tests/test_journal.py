@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from noether.errors import CheckpointError
-from noether.journal import open_journal, read, row
+from noether.journal import Extent, extent, open_journal, read, row
 from noether.progress import Progress
 
 ROWS = [row("update", Progress(update=n, sample=8 * n), metrics={"loss": 1 / n}) for n in (1, 2, 3)]
@@ -108,6 +108,19 @@ def test_garbage_at_the_end_is_cut(tmp_path_factory: pytest.TempPathFactory, tai
     assert list(read(path)) == ROWS
     open_journal(path).close()
     assert path.read_bytes() == data
+
+
+def test_its_extent_is_what_reading_it_gives(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    data = written(path)
+    for cut in range(len(data) + 1):
+        path.write_bytes(data[:cut])
+        rows = list(read(path))
+        torn = not data[:cut].endswith(b"\n") and cut > 0
+        assert extent(path) == Extent(len(rows), rows[-1] if rows else {}, torn, None)
+    lines = data.splitlines(keepends=True)
+    path.write_bytes(lines[0] + b"\0\n" + b"[" * 100_000 + b"\n" + lines[2] + b"{")
+    assert extent(path) == Extent(2, ROWS[2], torn=True, damaged=2)
 
 
 def test_damage_between_rows_is_named_by_its_line(tmp_path: Path) -> None:

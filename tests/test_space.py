@@ -9,7 +9,7 @@ import noether
 from noether import Callback, every, hooks, once_at_end
 from noether.callback import stateful
 from noether.checkpoint.manifest import candidates
-from noether.space import told
+from noether.lines import told
 from noether.storage import STORAGE
 from tests.strategies import net, samples, squared_error
 

@@ -1,34 +1,39 @@
 """Choosing a valid checkpoint, and reading what is in it."""
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
-from warnings import catch_warnings, simplefilter
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from noether.checkpoint.encoding import Path as TreePath
-from noether.checkpoint.encoding import mapped, tensor_name
 from noether.checkpoint.manifest import (
-    INDEX,
     LATEST,
     Candidates,
     Damaged,
     Manifest,
     candidates,
-    read_manifest,
     verify,
-    verify_file,
 )
 from noether.checkpoint.retention import ranked
-from noether.errors import CheckpointError, suggestion
+from noether.errors import CheckpointError
 from noether.storage import STORAGE, Storage, replace_text
 
+if TYPE_CHECKING:
+    from noether.checkpoint.reading import Like as Like
+    from noether.checkpoint.reading import load as load
+    from noether.checkpoint.reading import unpickled as unpickled
+
 REASON = "reason.txt"
+
+
+def __getattr__(name: str) -> Any:
+    # Late, so that one can tell what a folder holds without torch.
+    if name not in ("Like", "load", "unpickled"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from noether.checkpoint import reading
+
+    return getattr(reading, name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,69 +68,6 @@ def find(folder: Path, tag: str) -> Found | None:
     Raises CheckpointError when all that might have it are damaged.
     """
     return _first_valid(folder, lambda found: _tagged(found, tag), f" with the tag {tag!r}", ())
-
-
-Like = Callable[[TreePath, torch.Size], torch.Tensor | None]
-"""The tensor that one at this place of a tree, of this size, is shared out among the ranks as."""
-
-
-def load(directory: Path, name: str, like: Like | None = None) -> Any:
-    """The tree in the file `name` of the checkpoint, on the CPU.
-
-    What several ranks wrote is put together, or shared out among the present ones as `like` says.
-    Digests are verified first; no code is ever run. Raises CheckpointError naming the file.
-    """
-    manifest = read_manifest(directory)
-    if name not in manifest.files:
-        hint = suggestion(name, manifest.files)
-        raise CheckpointError(f"checkpoint {directory} holds no {name}. {hint}")
-    tree = unpickled(verify_file(manifest, name))
-    return _filled(manifest, name, tree, like) if INDEX in manifest.files else tree
-
-
-def unpickled(path: Path) -> Any:
-    """The tree of tensors and plain values that torch saved at `path`, on the CPU.
-
-    No code in it is ever run. Raises CheckpointError with one line that names the file.
-    """
-    try:
-        with catch_warnings():
-            simplefilter("ignore")  # torch warns of what it then refuses, or reads all the same
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(f"{path} cannot be loaded: {_reason_of(error)}") from error
-
-
-def _reason_of(error: Exception) -> str:
-    """Torch's complaint in a line, without its advice to load the file in spite of it."""
-    text = str(error)
-    if stranger := re.search(r"GLOBAL ([\w.]+)", text):
-        return (
-            f"it names {stranger[1]}, which is neither a tensor nor a plain value; none of it ran"
-        )
-    words = text.partition("WeightsUnpickler error:")[2] or text.replace("\n", " ")
-    said = words.strip().partition("\n")[0].partition(" In PyTorch 2.6")[0]
-    return f"{type(error).__name__}: {said[:200]}" if said else f"a {type(error).__name__}"
-
-
-def _filled(manifest: Manifest, name: str, tree: Any, like: Like | None) -> Any:
-    """The tree with the tensors that the ranks' files hold."""
-    from noether.checkpoint import sharding  # late: it takes long
-
-    stored = sharding.read_index(manifest)
-    targets: dict[str, torch.Tensor] = {}
-
-    def allocate(path: TreePath, tensor: torch.Tensor) -> torch.Tensor:
-        if (kept := stored.get(tensor_name(name, path))) is None:
-            return tensor
-        model = None if like is None else like(path, kept.size)
-        made = torch.empty(kept.size) if model is None else torch.empty_like(model)
-        targets[tensor_name(name, path)] = made = made.detach().to(kept.dtype)
-        return made
-
-    filled = mapped(tree, allocate)
-    sharding.load(manifest, {key: stored[key] for key in targets}, targets)
-    return filled
 
 
 def _tagged(manifests: Sequence[Manifest], tag: str) -> Sequence[Manifest]:

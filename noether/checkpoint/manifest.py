@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import os
 import re
-from collections.abc import Mapping, Sequence
+import stat
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from noether.errors import CheckpointError
 from noether.plain import plain
@@ -111,11 +113,12 @@ def read_manifest(directory: Path) -> Manifest:
     path = directory / MANIFEST
     try:
         content = json.loads(path.read_bytes())
+        fits = isinstance(content, dict) and content.pop("digest", None) == _digest(content)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise CheckpointError(f"{directory} is no checkpoint: it holds no {MANIFEST}") from error
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
-    if not isinstance(content, dict) or content.pop("digest", None) != _digest(content):
+    if not fits:
         raise CheckpointError(f"{path} is damaged: its digest does not fit its content")
     return parsed(directory, content)
 
@@ -136,7 +139,7 @@ def parsed(directory: Path, content: Mapping[str, Any]) -> Manifest:
             files={_file_name(name): dict(record) for name, record in content["files"].items()},
             content=content,
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise CheckpointError(f"{directory / MANIFEST} is no manifest: {error!r}") from error
 
 
@@ -147,10 +150,17 @@ def _whole(count: Any) -> int:
 
 
 def _claim(*, value: Any = None, **claim: Any) -> Claim:
+    for key in ("tag", "by"):
+        if not isinstance(claim.get(key, ""), str):
+            raise TypeError(f"{key} {claim[key]!r} of a claim is no text")
+    for key in ("keep_last", "keep_best"):
+        if claim.get(key) is not None:
+            _whole(claim[key])
     return Claim(**claim, value=None if value is None else float(value))
 
 
 def _file_name(name: str) -> str:
+    os.fsencode(name)  # what no file can be called is a ValueError
     if name in ("", ".", "..", MANIFEST) or "/" in name or "\0" in name:
         raise ValueError(f"{name!r} is no name for a file of a checkpoint")
     return name
@@ -167,19 +177,39 @@ def verify(directory: Path) -> Manifest:
     return manifest
 
 
-def verify_file(manifest: Manifest, name: str) -> Path:
-    """The path of one file that fits its digest; raises CheckpointError naming it otherwise."""
-    path, record = manifest.directory / name, manifest.files[name]
+def _as_it_is(file: BinaryIO) -> Any:
+    return file
+
+
+def verify_file(
+    manifest: Manifest, name: str, *, watched: Callable[[BinaryIO], Any] = _as_it_is
+) -> Path:
+    """The path of one file that fits its digest; raises CheckpointError naming it otherwise.
+
+    `watched` gives what is read in the file's place.
+    """
+    path = sized_file(manifest, name)
     try:
-        with open(path, "rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-            size = file.tell()
+        with open(path, "rb", buffering=0) as file:
+            found = hashlib.file_digest(watched(file), "sha256").hexdigest()
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
-    if size != record.get("bytes"):
-        raise CheckpointError(f"{path} has {size} bytes instead of {record.get('bytes')}")
-    if found != record.get("sha256"):
+    if found != manifest.files[name].get("sha256"):
         raise CheckpointError(f"{path} is damaged: its sha256 is not the manifest's")
+    return path
+
+
+def sized_file(manifest: Manifest, name: str) -> Path:
+    """The path of one file that has its size, whatever is in it; raises CheckpointError."""
+    path, size = manifest.directory / name, manifest.files[name].get("bytes")
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for
+        raise CheckpointError(f"{path} cannot be read: it is no file")
+    if found.st_size != size:
+        raise CheckpointError(f"{path} has {found.st_size} bytes instead of {size}")
     return path
 
 
@@ -189,22 +219,32 @@ def candidates(folder: Path) -> Candidates:
     Raises CheckpointError when the folder cannot be listed or a newer noether wrote in it.
     """
     manifests, damaged, ignored = [], [], []
-    for entry in _entries(folder):
-        if not _may_be_checkpoint(entry):
-            ignored.append(entry.name)
-            continue
-        try:
-            manifests.append(read_manifest(entry))
-        except NewerFormatError:
-            raise
-        except CheckpointError as error:
-            if STEP.fullmatch(entry.name):
-                damaged.append(Damaged(entry, str(error)))
-            else:
+    for entry in entries(folder):
+        match candidate(entry):
+            case Manifest() as manifest:
+                manifests.append(manifest)
+            case Damaged() as broken:
+                damaged.append(broken)
+            case None:
                 ignored.append(entry.name)
     # The name decides only between a checkpoint and its copy.
     manifests.sort(key=lambda manifest: (manifest.age, manifest.name), reverse=True)
     return Candidates(tuple(manifests), tuple(damaged), tuple(ignored))
+
+
+def candidate(entry: Path) -> Manifest | Damaged | None:
+    """What an entry of a folder of checkpoints is; None: something else.
+
+    Raises NewerFormatError.
+    """
+    if not _may_be_checkpoint(entry):
+        return None
+    try:
+        return read_manifest(entry)
+    except NewerFormatError:
+        raise
+    except CheckpointError as error:
+        return Damaged(entry, str(error)) if STEP.fullmatch(entry.name) else None
 
 
 def _may_be_checkpoint(entry: Path) -> bool:
@@ -212,7 +252,8 @@ def _may_be_checkpoint(entry: Path) -> bool:
     return not hidden and (entry / MANIFEST).is_file()
 
 
-def _entries(folder: Path) -> Sequence[Path]:
+def entries(folder: Path) -> Sequence[Path]:
+    """All that lies in a folder of checkpoints but LATEST; raises CheckpointError."""
     try:
         return sorted(entry for entry in folder.iterdir() if entry.name != LATEST)
     except FileNotFoundError:

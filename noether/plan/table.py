@@ -1,9 +1,10 @@
 """A plan as text for a terminal: the order with its dataflow, the calendar, the time line."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import islice
 
 from noether.forecast import Forecast
+from noether.lines import aligned
 from noether.plan.bars import bars
 from noether.plan.calendar import Entry, busiest, calendar
 from noether.plan.planning import Plan
@@ -86,14 +87,3 @@ def unknown(plan: Plan) -> list[str]:
     found = [found for found in plan.forecasts if found.unknown]
     lines = [(f"  {f.callback.name}", f"by {', '.join(f.unknown)}") for f in found]
     return ["decided as the run goes", *aligned(lines)] if lines else []
-
-
-def aligned(rows: Sequence[tuple[str, ...]], right: Sequence[int] = ()) -> list[str]:
-    """Rows with their columns under each other, those in `right` flush right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cells(row, widths, right)).rstrip() for row in rows]
-
-
-def cells(row: tuple[str, ...], widths: Sequence[int], right: Sequence[int]) -> Iterator[str]:
-    for place, (cell, width) in enumerate(zip(row, widths, strict=True)):
-        yield cell.rjust(width) if place in right else cell.ljust(width)
