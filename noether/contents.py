@@ -49,6 +49,7 @@ def trees(
         "fired": sorted(carry.fired),
         "stops": carry.stops,
         "closed": carry.closed,
+        "loads": carry.loads,
         "length": length,
         "trainable": {n: p.requires_grad for n, p in machine.module.named_parameters()},
         "random": random[0],
@@ -129,8 +130,15 @@ def restore(
     course.progress = Progress(**state["progress"])
     course.offset, course.skipped = state["offset"], state["skipped"]
     memories = _memories(stored, machine, callbacks)
-    fired, closed = frozenset(state["fired"]), state.get("closed", False)
-    carry = Carry(memories, state["schedules"], state["metrics"], fired, state["stops"], closed)
+    carry = Carry(
+        memories,
+        state["schedules"],
+        state["metrics"],
+        frozenset(state["fired"]),
+        state["stops"],
+        state.get("closed", False),  # not in checkpoints of the first versions
+        state.get("loads", ()),
+    )
     return carry, state | {"names": tuple(stored["memories"])}
 
 

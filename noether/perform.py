@@ -12,7 +12,7 @@ from noether.errors import CheckpointError, suggestion
 from noether.fold import Outcome
 from noether.journal import row
 from noether.machine import apply_setting
-from noether.saving import load_tagged, save
+from noether.saving import load_tagged, save, settle
 from noether.storage import writing
 from noether.turn import Failure, Request, fatal
 from noether.world import World
@@ -58,7 +58,8 @@ def _load(world: World, outcome: Outcome) -> None:
                 f"{request.by!r} asks for {request.effect}, which is served on the closing tick "
                 "of a run with a run_dir"
             )
-        load_tagged(world, request.effect.tag)
+        settle(world)
+        load_tagged(world.store.checkpoints, request.effect.tag, world.machine)
 
 
 def _write(world: World, effect: Write) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from noether import store as storage
@@ -11,7 +12,7 @@ from noether.contents import load_weights, spread, trees
 from noether.effects import Save
 from noether.errors import CheckpointError, NonFiniteError
 from noether.loop import judge
-from noether.machine import weights_are_finite
+from noether.machine import Machine, weights_are_finite
 from noether.space import shortage
 from noether.store import Store
 from noether.turn import Carry, Request
@@ -119,12 +120,9 @@ def give_up(world: World) -> None:
         raise world.store.failures[-1]
 
 
-def load_tagged(world: World, tag: str) -> None:
+def load_tagged(folder: Path, tag: str, machine: Machine) -> None:
     """Put the weights of the checkpoint with `tag` into the model."""
-    assert world.store is not None
-    settle(world)
-    found = find(world.store.checkpoints, tag)
+    found = find(folder, tag)
     if found is None:
-        folder = world.store.checkpoints
         raise CheckpointError(f"Load({tag!r}): {folder} holds no checkpoint of that tag")
-    load_weights(found.directory, world.machine)
+    load_weights(found.directory, machine)

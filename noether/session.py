@@ -15,14 +15,16 @@ from noether.averages import weights
 from noether.callback import DataPass, Pipeline
 from noether.contents import check_memories
 from noether.distributed import all_fail, combined, gathered, hear, tell
+from noether.effects import Load
 from noether.feed import Feed, pace, reached, size
 from noether.feed.fetches import pass_numbers
 from noether.feed.foresight import Outlook, fetches
 from noether.feed.serving import Batch, Server, batches, close, server
 from noether.loop import judge, snapshots
+from noether.machine import hyper
 from noether.perform import perform, show, tell_failures
 from noether.progress import Progress
-from noether.saving import core_save, failing, give_up, save, settle
+from noether.saving import core_save, failing, give_up, load_tagged, save, settle
 from noether.schedules import Tick
 from noether.signals import Signals
 from noether.space import forecast
@@ -68,6 +70,7 @@ class Session:
 def lived(session: Session) -> TrainState:
     """The run itself: opening tick, updates, closing tick; every way out runs the closing hooks."""
     if closed(session):
+        _load_again(session)
         return _final(session, over(session))
     try:
         _open(session)
@@ -204,6 +207,12 @@ def closed(session: Session) -> bool:
     return session.carry.closed and bool(over(session))
 
 
+def _load_again(session: Session) -> None:
+    assert session.world.store is not None
+    for tag in session.carry.loads:
+        load_tagged(session.world.store.checkpoints, tag, session.world.machine)
+
+
 def _limit(session: Session) -> tuple[str, ...]:
     """The limit that is reached, as a reason to end; empty where none is."""
     progress = session.world.course.progress
@@ -232,7 +241,8 @@ def _tick(session: Session, state: TrainState, *, keep: bool = True) -> None:
     committed = world.store and world.store.committed
     fatal = tell_failures(world, outcome.failures)
     session.closed = state.event == "end"
-    session.carry = replace(outcome.carry, closed=session.closed and not fatal)
+    loads = tuple(r.effect.tag for r in outcome.requests if isinstance(r.effect, Load))
+    session.carry = replace(outcome.carry, closed=session.closed and not fatal, loads=loads)
     outcome = replace(outcome, carry=session.carry)
     if fatal and not all_fail(world.course.exchange, state.now.update):
         raise_fatal(session, outcome.state, fatal)  # nothing more can be done together
@@ -323,7 +333,8 @@ def _leave(session: Session, error: BaseException, *hooks: str) -> None:
 
 
 def _at(session: Session, event: Any, now: Progress) -> TrainState:
-    return replace(session.base, event=event, before=now, now=now)
+    rates = hyper(session.world.machine.optimizer)
+    return replace(session.base, event=event, before=now, now=now, hyper=rates)
 
 
 def _server(session: Session) -> Server:

@@ -37,7 +37,7 @@ from noether.machine import machine
 from noether.progress import Progress
 from noether.randomness import seed_all, seed_rank
 from noether.rundir import CHECKPOINTS
-from noether.saving import core_save, save
+from noether.saving import core_save, load_tagged, save
 from noether.schedules import Schedule
 from noether.session import Session, closed, lived, write_status
 from noether.signals import Signals, listening
@@ -237,6 +237,8 @@ def _already_done(run: Path, options: Mapping[str, Any]) -> TrainState:
     carry, course = Carry(), Course(Progress())
     if found is not None:
         carry, _ = restore(found.directory, made, course, chain(options["callbacks"]))
+        for tag in carry.loads:
+            load_tagged(run / CHECKPOINTS, tag, made)
     now = course.progress
     Console().say(f"{run} is done already, at update {now.update}; nothing is trained")
     state = TrainState("end", now, now, model=made.view, reason="the run was done already")
@@ -307,7 +309,7 @@ def _continue(session: Session, store: storage.Store, config: Mapping[str, Any])
     )
     course.progress = replace(course.progress, session=course.progress.session + 1)
     if store.committed is None:  # another run's end is no end of this one
-        session.carry = replace(session.carry, stops=(), closed=False)
+        session.carry = replace(session.carry, stops=(), closed=False, loads=())
     kind = type(session.world.machine.optimizer).__name__
     if stored["optimizer_kind"] != kind:
         raise ConfigurationError(

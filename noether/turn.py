@@ -55,6 +55,8 @@ class Carry:
     """Reasons to end the run that have been given; a resumed run is bound by them too."""
     closed: bool = False
     """Whether this is of a closing tick all of whose hooks have run."""
+    loads: tuple[str, ...] = ()
+    """Tags whose weights that tick puts into the model, after its checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1001,3 +1001,10 @@ def test_a_data_pass_sees_the_set_in_order_without_gradients() -> None:
 def test_the_closing_state_is_told_apart_from_a_limit() -> None:
     assert "5 updates" in str(train().reason)
     assert replace(train(), reason=None).exception is None
+
+
+def test_rates_are_seen_at_the_opening_and_the_closing_tick() -> None:
+    recorder = Recorder()
+    train(callbacks=[recorder.callback("before_training", "after_training", "after_update")])
+    rates = [state.hyper["default"]["lr"] for state in recorder.states]
+    assert rates == [0.1] * 7

@@ -130,7 +130,7 @@ def _set_aside_before(folder: Path) -> list[Damaged]:
 
 def _reason(path: Path) -> str:
     with suppress(OSError):
-        return (path / REASON).read_text().strip()
+        return (path / REASON).read_text(errors="replace").strip()
     return "set aside before"
 
 

@@ -1,5 +1,6 @@
 """Writing a checkpoint so that it is complete or absent, whatever happens meanwhile."""
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -165,6 +166,7 @@ def _described(folder: Path, target: Path, manifest: Mapping[str, Any]) -> dict[
         "best": any(claim.get("keep_best") is not None for claim in claims),
         "noether": _noether_version(),
         "torch": str(torch.__version__),
+        "committed": time.time(),
     }
 
 

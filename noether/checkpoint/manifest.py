@@ -237,14 +237,15 @@ def candidate(entry: Path) -> Manifest | Damaged | None:
 
     Raises NewerFormatError.
     """
-    if not _may_be_checkpoint(entry):
-        return None
     try:
-        return read_manifest(entry)
+        return read_manifest(entry) if _may_be_checkpoint(entry) else None
     except NewerFormatError:
         raise
+    except OSError as error:  # another user's
+        reason = f"it cannot be read: {error.strerror}"
     except CheckpointError as error:
-        return Damaged(entry, str(error)) if STEP.fullmatch(entry.name) else None
+        reason = str(error)
+    return Damaged(entry, reason) if STEP.fullmatch(entry.name) else None
 
 
 def _may_be_checkpoint(entry: Path) -> bool:

@@ -1,9 +1,14 @@
 """Worker processes that load batches ahead of time, in the order that was foreseen."""
 
+import ctypes
+import multiprocessing
+import os
 import signal
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -66,7 +71,11 @@ def pool(shelf: Shelf, ahead: Any, workers: int, *, pin: bool) -> Pool:
 
 def worker_options(*, pin: bool) -> dict[str, Any]:
     """What every loader of ours is made with: it draws no random number of training's."""
-    return {"worker_init_fn": deaf, "pin_memory": pin, "generator": torch.Generator()}
+    return {
+        "worker_init_fn": partial(deaf, os.getpid()),
+        "pin_memory": pin,
+        "generator": torch.Generator(),
+    }
 
 
 def unchanged(batch: Any) -> Any:
@@ -74,11 +83,24 @@ def unchanged(batch: Any) -> Any:
     return batch
 
 
-def deaf(worker: int) -> None:
+PARENT_DEATH_SIGNAL = 1
+"""The option of Linux's `prctl`."""
+
+
+def deaf(parent: int, worker: int) -> None:
     """Let signals end the run in the main process, which then ends its workers."""
+    _end_with(parent)
     torch.set_num_threads(1)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+
+
+def _end_with(parent: int) -> None:
+    """Let no worker outlive its process, not even one killed before torch begins to watch it."""
+    with suppress(OSError, AttributeError):  # Linux alone has it
+        ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    if multiprocessing.get_start_method() == "fork" and os.getppid() != parent:
+        os._exit(1)
 
 
 def trained(pool: Pool, wanted: Sequence[Fetch]) -> Iterator[Any]:

@@ -123,8 +123,6 @@ def _candidate(entry: Path) -> Manifest | Damaged | NewerFormatError | None:
         return candidate(entry)
     except NewerFormatError as error:
         return error
-    except OSError as error:
-        return Damaged(entry, f"it cannot be read: {error.strerror}")
 
 
 def _readable_age(found: Any) -> tuple[int, int]:

@@ -23,6 +23,7 @@ from noether import (
 )
 from noether.checkpoint.manifest import Manifest, candidates
 from noether.fold import begin, compiled, tick
+from noether.rundir import read_status, write_status
 from noether.turn import Carry, Fold
 from tests.strategies import net, samples, sgd, squared_error
 
@@ -166,6 +167,12 @@ def test_the_weights_of_the_best_can_be_loaded_at_the_end(tmp_path: Path) -> Non
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, weights[2][name])
         assert not torch.equal(parameter, weights[4][name])
+    for state in ("done", "running"):  # killed after its last commit
+        write_status(tmp_path / "1", **{**read_status(tmp_path / "1"), "state": state})
+        again = net()
+        train(callbacks, tmp_path, model=again, until={"updates": 4}, resume="auto")
+        for name, parameter in again.named_parameters():
+            assert torch.equal(parameter, weights[2][name])
 
 
 def test_best_and_regular_checkpoints_of_one_tick_are_one_and_each_rule_keeps_its_own(
