@@ -58,9 +58,10 @@ class Aim:
 
 def aimed(random: Random, begun: int, total: int, start_up: float) -> Aim | None:
     """Draw when to kill an attempt that goes on from update `begun`; None: it may end."""
-    if begun == total and random.random() < 0.5:
-        return None  # else a run of which only the closing tick is left would spend all kills
-    if total - begun <= NEAR * total and random.random() < 0.5:
+    near = total - begun <= NEAR * total
+    if near and random.random() < 0.2:
+        return None  # else one run that is killed before its end could spend all kills there
+    if near and random.random() < 0.5:
         place = CLOSE
     else:
         place = random.choices((START_UP, UPDATE, SAVE), (3, 5, 5))[0]
