@@ -57,9 +57,12 @@ class Aim:
     delay: float
 
 
-def aimed(random: Random, begun: int, total: int, start_up: float) -> Aim:
-    """Draw when to kill an attempt that goes on from update `begun`."""
-    if total - begun <= NEAR * total and random.random() < 0.6:
+def aimed(random: Random, begun: int, total: int, start_up: float) -> Aim | None:
+    """Draw when to kill an attempt that goes on from update `begun`; None: it may end."""
+    near = total - begun <= NEAR * total
+    if near and random.random() < 0.2:
+        return None  # else one run that is killed before its end could spend all kills there
+    if near and random.random() < 0.5:
         place = CLOSE
     else:
         place = random.choices((START_UP, UPDATE, SAVE), (3, 5, 5))[0]
