@@ -298,4 +298,4 @@ def test_after_any_few_steps_the_newest_valid_checkpoint_goes_on() -> None:
 @pytest.mark.deep
 @pytest.mark.timeout(1800)
 def test_after_any_many_steps_the_newest_valid_checkpoint_goes_on() -> None:
-    walked(100, 25)
+    walked(50, 20)

@@ -169,7 +169,7 @@ def test_killed_at_any_call_of_a_save_the_old_or_the_new_one_is_there(
     ground: Ground, tmp_path: Path
 ) -> None:
     # Row 2.
-    outcomes = swept(ground, tmp_path, 4, 20, nothing)
+    outcomes = swept(ground, tmp_path, 6, 24, nothing)
     assert outcomes == sorted(outcomes), "a later death gave an older checkpoint"
     assert set(outcomes) == {OLD, NEW}
 

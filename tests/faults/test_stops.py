@@ -63,7 +63,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Ended:
 # ---------------------------------------------------------------- where it was stopped
 
 
-@pytest.mark.parametrize("cuts", list(combinations_with_replacement([1, 3, 4, 9], 2)), ids=str)
+@pytest.mark.parametrize("cuts", list(combinations_with_replacement([1, 4, 9], 2)), ids=str)
 def test_stopped_twice_anywhere_each_sample_comes_once(
     tmp_path: Path, whole: Ended, cuts: tuple[int, int]
 ) -> None:
@@ -82,7 +82,7 @@ def newest_of(series: Path) -> int:
     return newest_update(series / "1") if checkpoints(series / "1") else 0
 
 
-@pytest.mark.parametrize("n", [1, 4, 5])
+@pytest.mark.parametrize("n", [1, 5])
 def test_sets_of_any_size_are_resumed_at_any_update(tmp_path: Path, n: int) -> None:
     # Row 24: smaller than a batch, one full batch, one sample over it.
     data: dict[str, Any] = {"train_set": Numbered(n, drawing=True), "save": 1}
@@ -207,6 +207,23 @@ def test_what_fires_around_a_resume_is_what_fires_without(tmp_path: Path) -> Non
         series = tmp_path / str(cut)
         broken(series, cut + 1, *watching(), save=1)
         assert_same_state(train(series, *watching(), save=1), straight)
+
+
+@pytest.mark.parametrize("update", [3, UPDATES])
+def test_what_fires_is_not_repeated_after_an_error_in_the_tick_that_fired(
+    tmp_path: Path, update: int
+) -> None:
+    # Row 28: the tick is kept by its emergency checkpoint; of the last one the closing is left.
+    straight = train(tmp_path / "whole", *watching(), save=1)
+
+    def fail(state: TrainState) -> None:
+        if state.now.update == update:
+            raise ValueError("in the tick")
+
+    failing = Callback("failing", after_update=fail)
+    with pytest.raises(HookError, match="in the tick"):
+        train(tmp_path / "cut", failing, *watching(), save=1)
+    assert_same_state(train(tmp_path / "cut", *watching(), save=1), straight)
 
 
 def test_each_session_fires_once_in_each(tmp_path: Path) -> None:
