@@ -4,6 +4,7 @@ import hashlib
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import torch
 from hypothesis import example, given, settings
@@ -15,7 +16,7 @@ from noether.digests import PIECE, WAITING, Digest, close
 RANDOM = torch.randint(
     256, (3 * PIECE,), dtype=torch.uint8, generator=torch.Generator().manual_seed(5)
 )
-DATA = bytes(RANDOM.numpy().data)
+DATA = RANDOM.numpy().tobytes()
 
 near = st.integers(-3, 3)
 sizes = st.one_of(
@@ -67,7 +68,7 @@ def test_more_pieces_than_may_wait_are_digested_in_little_memory() -> None:
 
 
 def test_one_large_write_of_any_shape_is_digested_as_its_bytes() -> None:
-    numbers = RANDOM[: 2 * PIECE].view(torch.float32).reshape(2, -1).numpy()
+    numbers: Any = RANDOM[: 2 * PIECE].view(torch.float32).reshape(2, -1).numpy()
     for view in (memoryview(numbers), memoryview(numbers[0]), memoryview(b"")):
         made = Digest()
         made.update(view)
