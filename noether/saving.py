@@ -43,6 +43,8 @@ def save(world: World, carry: Carry, requests: Sequence[Request], *, final: bool
         update = world.course.progress.update
         raise NonFiniteError(f"the weights are not finite at update {update}; nothing was saved")
     settle(world)  # one at a time: training waits for storage that is slower than the saves come
+    if not final:
+        give_up(world)
     try:
         _save(world, store, carry, requests, behind=store.staging is not None and not final)
     except (CheckpointError, OSError) as error:

@@ -13,7 +13,8 @@ from noether.checkpoint.encoding import Path, mapped
 class Staging:
     """Memory for the copies, by place in the tree."""
 
-    held: dict[Path, Tensor] = field(default_factory=dict)
+    held: dict[Path, tuple[Any, Tensor]] = field(default_factory=dict)
+    """With the form of what it was made for."""
 
 
 def staged(staging: Staging, tree: Any) -> Any:
@@ -33,7 +34,7 @@ def staged(staging: Staging, tree: Any) -> Any:
         if key is None or key not in twins:
             held = _memory(earlier.get(path), local)
             held.copy_(local, non_blocking=True)
-            staging.held[path] = held
+            staging.held[path] = _form(local), held
             twins[key] = held
         else:
             held = twins[key]
@@ -50,20 +51,27 @@ def _identity(tensor: Tensor) -> Any:
     """The same for two tensors that are one memory; None where there is none."""
     if tensor.layout is not torch.strided or not tensor.nbytes:
         return None
-    return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride(), tensor.device
+    read = tensor.is_conj(), tensor.is_neg()  # as they are, or the other way round
+    return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride(), tensor.device, read
 
 
-def _memory(held: Tensor | None, tensor: Tensor) -> Tensor:
+def _memory(held: tuple[Any, Tensor] | None, tensor: Tensor) -> Tensor:
     """Memory for a copy of the tensor: what is held, where it fits."""
-    if held is not None and _form(held) == _form(tensor):
-        return held
+    if held is not None and held[0] == _form(tensor):
+        return held[1]
     pinned = tensor.is_cuda and tensor.layout is torch.strided
     return torch.empty_like(tensor, device="cpu", pin_memory=pinned, requires_grad=False)
 
 
 def _form(tensor: Tensor) -> Any:
     strided = tensor.layout is torch.strided
-    return tensor.layout, tensor.dtype, tensor.shape, tensor.stride() if strided else None
+    inner = tensor.stride() if strided else _filled(tensor)
+    return tensor.layout, tensor.dtype, tensor.shape, inner
+
+
+def _filled(tensor: Tensor) -> Any:
+    """How many numbers a sparse tensor holds, which a copy can't change."""
+    return tensor._nnz(), tensor.dense_dim()
 
 
 def _like(local: Tensor, tensor: Any) -> Tensor:
