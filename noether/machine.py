@@ -311,7 +311,8 @@ def weights_are_finite(machine: Machine) -> bool:
     """Whether every weight and buffer is finite; waits for the device."""
     held = (*machine.parameters, *machine.module.parameters(), *machine.module.buffers())
     here = [t.to_local() if hasattr(t, "to_local") else t.detach() for t in held]
-    extremes = [_extremes(t) for t in here if t.is_floating_point() and t.numel()]
+    real = [torch.view_as_real(t) if t.is_complex() else t for t in here if t.numel()]
+    extremes = [_extremes(t) for t in real if t.is_floating_point()]
     verdict = not extremes or bool(torch.isfinite(torch.cat(extremes)).all())
     return agreed(machine.ranks, verdict) if machine.lockstep else verdict
 

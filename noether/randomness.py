@@ -49,14 +49,21 @@ def restore(states: dict[str, Any]) -> None:
 
 
 @contextmanager
-def apart(seed: int) -> Iterator[None]:
-    """Random numbers of its own inside, and the outer ones untouched after."""
+def kept() -> Iterator[None]:
+    """Whatever is drawn or seeded inside, the outer random numbers are untouched after."""
     states = capture()
-    seed_all(seed)
     try:
         yield
     finally:
         restore(states)
+
+
+@contextmanager
+def apart(seed: int) -> Iterator[None]:
+    """Random numbers of its own inside, and the outer ones untouched after."""
+    with kept():
+        seed_all(seed)
+        yield
 
 
 @contextmanager

@@ -109,8 +109,10 @@ def lock(run: Path) -> Lock:
         raise CheckpointError(f"run directory {run} cannot be locked: {error}") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"pid {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
+        # Written over the last owner, so that it always names one.
+        named = f"pid {os.getpid()} on {os.uname().nodename}\n".encode()
+        os.pwrite(descriptor, named, 0)
+        os.ftruncate(descriptor, len(named))
     except BlockingIOError as error:
         owner = os.pread(descriptor, 1000, 0).decode(errors="replace").strip()
         os.close(descriptor)

@@ -292,7 +292,7 @@ def _close(session: Session, reasons: tuple[str, ...]) -> TrainState:
     judge(session.world.course)
     _tick(session, _ending(session, reasons))
     if session.world.store is not None and session.world.store.failures:
-        save(session.world, session.carry, [core_save("last")], final=True)
+        save(session.world, session.carry, [core_save("closing")], final=True)
     return _final(session, reasons)
 
 

@@ -31,8 +31,9 @@ def forecast(
     if not kept or needed <= free:
         return None
     return (
-        f"{store.run} has room for {told(free)}, but {kept} checkpoints of about {told(size)} will "
-        "be kept, and one more is written before an old one goes; keep fewer, or make room"
+        f"too little space: {store.run} has room for {told(free)}, but {kept} checkpoints of about "
+        f"{told(size)} will be kept, and one more is written before an old one goes; keep fewer, "
+        "or make room"
     )
 
 
@@ -45,7 +46,8 @@ def shortage(store: Store, files: Any) -> str | None:
         return None
     if size <= free:
         return None
-    return f"{store.run} has room for {told(free)}, the checkpoint takes {told(size)}"
+    room = f"{store.run} has room for {told(free)}"
+    return f"too little space: {room}, the checkpoint takes {told(size)}"
 
 
 def _estimate(machine: Machine, memories: Mapping[str, Any]) -> int:

@@ -44,6 +44,9 @@ class Store:
     failures: list[Exception] = field(default_factory=list)
     """Of the saves that failed since the last one that didn't."""
     notes: list[str] = field(default_factory=list)
+    attempts: int = 1
+    """Sessions in a row, this one included, that began at its checkpoint as the last ones failed.
+    """
     storage: Storage = STORAGE
     group: Any = None
     """The ranks that save together, where there are several."""
@@ -122,11 +125,29 @@ def open_store(series: Path, resume: str) -> Store:
             store.committed = store.begun_from.manifest.update
         if store.begun_from is None and resume == "must":
             raise ConfigurationError([f"resume 'must': {run} holds no checkpoint; use 'auto'"])
+        _count_attempt(store, resume)
         probe(run)
     except BaseException:
         owned.release()
         raise
     return store
+
+
+MAX_ATTEMPTS = 5
+"""Sessions that may fail in a row without a checkpoint that is newer than the one they began at."""
+
+
+def _count_attempt(store: Store, resume: str) -> None:
+    """Raises CheckpointError where it is no use to try once more; a path given is a wish to."""
+    last = read_status(store.run)
+    if last.get("state") == "failed" and last.get("update") == store.committed:
+        store.attempts = 1 + last.get("attempts", 1)
+    if store.attempts > MAX_ATTEMPTS and resume == "auto":
+        raise CheckpointError(
+            f"{store.run} has failed {MAX_ATTEMPTS} times in a row without progress, the last time "
+            f"with {last.get('reason')!r}; see traceback.txt there, then go on with "
+            f"resume={str(store.run)!r}"
+        )
 
 
 def joined_store(run: Path, begun_from: Found | None, committed: int | None) -> Store:
@@ -190,7 +211,7 @@ def status(store: Store, state: str, now: Progress, **more: Any) -> None:
     if store.lock is None:
         return
     here = {"update": store.committed, "at_update": now.update, "session": now.session}
-    here["launch"] = this_launch()
+    here |= {"attempts": store.attempts, "launch": this_launch()}
     write_status(store.run, state=state, **here, heartbeat=time.time(), pid=os.getpid(), **more)
 
 

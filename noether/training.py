@@ -132,7 +132,7 @@ def train(
     options = {**locals(), "callbacks": pipeline}
     ranks = ranks_here()
     checked(options, pipeline, ranks=ranks.size)
-    with listening() as signals, joined(ranks):
+    with listening() as signals, joined(ranks), randomness.kept():
         return _trained(options, pipeline, signals, ranks)
 
 

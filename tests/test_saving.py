@@ -187,7 +187,9 @@ def contents(series: Path) -> dict[str, Any]:
     """All checkpoints of a run: what their manifests and their files say."""
     found = {}
     for manifest in candidates(folder(series)).manifests:
-        about = {k: v for k, v in manifest.content.items() if k not in ("files", "digest")}
+        about = {
+            k: v for k, v in manifest.content.items() if k not in ("files", "digest", "committed")
+        }
         trees = {name: load(manifest.directory, name) for name in manifest.files}
         found[manifest.name] = (about, trees)
     return found
@@ -484,6 +486,8 @@ def test_one_save_at_a_time_in_memory_that_is_taken_once(
     under_way, done, held = set[str](), list[str](), list[dict[Any, int]]()
 
     def slow(name: str, path: Path) -> None:
+        if name == "free":
+            return
         assert threading.current_thread() is not threading.main_thread()
         step = path.name.split(".tmp")[0]
         if name == "mkdir":
@@ -661,7 +665,6 @@ def test_a_last_background_save_that_failed_is_made_again_at_the_close(
     assert (status["state"], status["update"]) == ("done", 8)
 
 
-@pytest.mark.xfail(strict=True, reason="the save at the close claims `last`, of which it keeps 1")
 def test_a_save_made_again_at_the_close_leaves_the_others_that_were_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -920,7 +923,6 @@ def test_weights_are_finite_where_each_number_is(
     assert judged(parameters, buffers) == expected
 
 
-@pytest.mark.xfail(strict=True, reason="complex weights are not looked at")
 @pytest.mark.parametrize("value", [complex("nan"), complex(0, float("inf"))])
 def test_complex_weights_are_judged_too(value: complex) -> None:
     fine, bad = torch.ones(3, dtype=torch.complex64), torch.tensor([1, value, 1])

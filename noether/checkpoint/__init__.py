@@ -12,6 +12,7 @@ from noether.checkpoint.manifest import (
     Candidates,
     Damaged,
     Manifest,
+    UnreadableError,
     candidates,
     verify,
 )
@@ -101,6 +102,8 @@ def _verified(manifests: Iterable[Manifest]) -> tuple[Manifest | None, list[Dama
     for manifest in manifests:
         try:
             return verify(manifest.directory), damaged
+        except UnreadableError:
+            raise
         except CheckpointError as error:
             damaged.append(Damaged(manifest.directory, str(error)))
     return None, damaged

@@ -166,7 +166,7 @@ def _described(folder: Path, target: Path, manifest: Mapping[str, Any]) -> dict[
         "best": any(claim.get("keep_best") is not None for claim in claims),
         "noether": _noether_version(),
         "torch": str(torch.__version__),
-        "committed": time.time(),
+        "committed": int(time.time()),
     }
 
 

@@ -26,6 +26,10 @@ class NewerFormatError(CheckpointError):
     """Written by a newer noether: whole, hence never set aside, but not readable here."""
 
 
+class UnreadableError(CheckpointError):
+    """The disk does not give it, which says nothing of what it holds: never set aside."""
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """Who asked for the checkpoint, and which ones of that tag stay (see `effects.Save`)."""
@@ -116,7 +120,9 @@ def read_manifest(directory: Path) -> Manifest:
         fits = isinstance(content, dict) and content.pop("digest", None) == _digest(content)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise CheckpointError(f"{directory} is no checkpoint: it holds no {MANIFEST}") from error
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if not fits:
         raise CheckpointError(f"{path} is damaged: its digest does not fit its content")
@@ -193,7 +199,7 @@ def verify_file(
         with open(path, "rb", buffering=0) as file:
             found = hashlib.file_digest(watched(file), "sha256").hexdigest()
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+        raise _unreadable(path, error) from error
     if found != manifest.files[name].get("sha256"):
         raise CheckpointError(f"{path} is damaged: its sha256 is not the manifest's")
     return path
@@ -205,12 +211,21 @@ def sized_file(manifest: Manifest, name: str) -> Path:
     try:
         found = path.stat()
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+        raise _unreadable(path, error) from error
     if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for
         raise CheckpointError(f"{path} cannot be read: it is no file")
     if found.st_size != size:
         raise CheckpointError(f"{path} has {found.st_size} bytes instead of {size}")
     return path
+
+
+def _unreadable(path: Path, error: OSError) -> CheckpointError:
+    if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
+        return CheckpointError(f"{path} cannot be read: {error}")
+    return UnreadableError(
+        f"{path} cannot be read: {error}. That need not be damage, so it is left as it is: try "
+        f"again, or move {path.parent} away if the disk has lost it"
+    )
 
 
 def candidates(folder: Path) -> Candidates:
@@ -235,11 +250,11 @@ def candidates(folder: Path) -> Candidates:
 def candidate(entry: Path) -> Manifest | Damaged | None:
     """What an entry of a folder of checkpoints is; None: something else.
 
-    Raises NewerFormatError.
+    Raises NewerFormatError and UnreadableError.
     """
     try:
         return read_manifest(entry) if _may_be_checkpoint(entry) else None
-    except NewerFormatError:
+    except (NewerFormatError, UnreadableError):
         raise
     except OSError as error:  # another user's
         reason = f"it cannot be read: {error.strerror}"

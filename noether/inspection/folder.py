@@ -15,6 +15,7 @@ from noether.checkpoint.manifest import (
     Damaged,
     Manifest,
     NewerFormatError,
+    UnreadableError,
     candidate,
     entries,
     sized_file,
@@ -123,6 +124,8 @@ def _candidate(entry: Path) -> Manifest | Damaged | NewerFormatError | None:
         return candidate(entry)
     except NewerFormatError as error:
         return error
+    except UnreadableError as error:
+        return Damaged(entry, str(error))
 
 
 def _readable_age(found: Any) -> tuple[int, int]:

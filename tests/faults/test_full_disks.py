@@ -296,7 +296,6 @@ def test_a_disk_without_a_byte_left_names_its_error_and_is_resumed_once_there_is
 
 
 @pytest.mark.deep
-@pytest.mark.xfail(strict=True, reason="free space is not looked at")
 def test_too_little_space_for_the_next_ones_is_told_at_the_start(
     small_disk: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

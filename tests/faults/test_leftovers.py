@@ -111,7 +111,6 @@ def test_many_runs_leave_nothing_behind(tmp_path: Path, workers: int) -> None:
             assert after[name] == value, f"{name} after {how}"
 
 
-@pytest.mark.xfail(strict=True, reason="the caller's random numbers are those of the run after it")
 @pytest.mark.parametrize("how", ["done", "failed", "preempted"])
 def test_a_run_leaves_the_callers_random_numbers(tmp_path: Path, how: str) -> None:
     random.seed(1)

@@ -7,13 +7,12 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from noether import RunLockedError
 from noether.checkpoint import newest
-from noether.rundir import lock, read_status, runs
+from noether.rundir import read_status, runs
 from tests.faults.runs import (
     Ended,
     assert_each_sample_once,
@@ -131,36 +130,6 @@ def test_of_several_that_resume_one_run_one_does_and_the_others_name_it(
     assert [run.name for run in runs(tmp_path / "series")] == ["1"]
     (run,) = runs(tmp_path / "series")
     assert_same_state(Ended(whole.final, whole.weights, whole.optimizer, run), whole)
-
-
-def slow_owner(run: Path, ready: int, go: int) -> None:
-    """Lock a run, and be held up before its owner can be read in the file."""
-    write = os.pwrite
-
-    def held_up(*args: Any) -> int:
-        os.write(ready, b"!")
-        os.read(go, 1)
-        return write(*args)
-
-    os.pwrite = held_up
-    lock(run)
-
-
-@pytest.mark.xfail(strict=True, reason="the lock names nobody until its owner has written its name")
-def test_an_owner_that_has_only_just_locked_the_run_is_named_too(tmp_path: Path) -> None:
-    # Row 42: whoever comes in between is told of `another process`.
-    locked, ready = os.pipe()
-    going, go = os.pipe()
-    child = forked(partial(slow_owner, tmp_path, ready, going))
-    try:
-        assert os.read(locked, 1) == b"!"
-        with pytest.raises(RunLockedError, match=f"in use by pid {child} on"):
-            lock(tmp_path)
-    finally:
-        os.write(go, b"!")
-        assert ended(child) == 0
-        for descriptor in (locked, ready, going, go):
-            os.close(descriptor)
 
 
 @pytest.mark.parametrize(

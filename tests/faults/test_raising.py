@@ -238,7 +238,6 @@ def test_evaluations_change_no_training(
 
 
 @pytest.mark.deep
-@pytest.mark.xfail(strict=True, reason="attempts are not counted, nothing gives up")
 def test_a_run_that_fails_at_the_same_update_each_time_gives_up_and_says_so(
     tmp_path: Path,
 ) -> None:

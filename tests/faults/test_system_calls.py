@@ -21,9 +21,6 @@ pytestmark = [
     pytest.mark.timeout(1200),
     pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed"),
 ]
-READING = pytest.mark.xfail(
-    strict=True, reason="an error of reading is taken for damage: a whole checkpoint is set aside"
-)
 AT_MOST = 120
 """Of the calls of one name so many, spread evenly, are tried."""
 
@@ -130,7 +127,7 @@ def test_killed_at_any_system_call_of_a_session_it_is_resumed(
     [
         *(("write", errno.ENOSPC), ("write", errno.EDQUOT), ("fsync", errno.EIO)),
         *(("rename", errno.ENOSPC), ("mkdir", errno.ENOSPC)),
-        pytest.param("close", errno.EIO, marks=READING),
+        ("close", errno.EIO),
         *(("unlink", errno.EIO), ("rmdir", errno.EIO), ("ftruncate", errno.EIO)),
     ],
 )
