@@ -319,4 +319,5 @@ def weights_are_finite(machine: Machine) -> bool:
 
 def _extremes(tensor: Tensor) -> Tensor:
     # A tenth of the time of asking each number whether it is finite; NaN comes through.
-    return torch.stack(torch.aminmax(tensor)).double()
+    wide = tensor.float() if tensor.element_size() == 1 else tensor
+    return torch.stack(torch.aminmax(wide))
