@@ -52,7 +52,7 @@ def shortage(store: Store, files: Any) -> str | None:
 
 def _estimate(machine: Machine, memories: Mapping[str, Any]) -> int:
     """Bytes of a checkpoint; what the optimizer will hold is reckoned where it is empty yet."""
-    weights = sum(map(_bytes, _tensors(machine.module.state_dict())))
+    weights = sum(map(_bytes, (*machine.module.parameters(), *machine.module.buffers())))
     optimizer = sum(map(_bytes, _tensors(machine.optimizer.state_dict())))
     if not optimizer:
         groups = machine.optimizer.param_groups

@@ -113,13 +113,14 @@ def test_many_runs_leave_nothing_behind(tmp_path: Path, workers: int) -> None:
 
 @pytest.mark.parametrize("how", ["done", "failed", "preempted"])
 def test_a_run_leaves_the_callers_random_numbers(tmp_path: Path, how: str) -> None:
+    model = torch.nn.Linear(3, 2)  # draws its weights
     random.seed(1)
     numpy.random.seed(2)
     torch.manual_seed(3)
     before = trace((random.getstate(), numpy.random.get_state(), torch.get_rng_state()))
     with suppress(noether.HookError, SystemExit):
         noether.train(
-            torch.nn.Linear(3, 2),
+            model,
             Numbered(11),
             loss=lambda model, batch: model(batch[0]).square().mean(),
             optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1),
