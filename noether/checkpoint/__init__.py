@@ -100,7 +100,10 @@ def _filled(manifest: Manifest, name: str, tree: Any, like: Like | None) -> Any:
         targets[tensor_name(name, path)] = made = made.detach().to(kept.dtype)
         return made
 
-    filled = mapped(tree, allocate)
+    try:
+        filled = mapped(tree, allocate)
+    except RuntimeError as error:  # no memory is so large
+        raise CheckpointError(f"{manifest.directory / INDEX} asks for too much: {error}") from error
     sharding.load(manifest, {key: stored[key] for key in targets}, targets)
     return filled
 
