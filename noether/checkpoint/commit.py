@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from noether.checkpoint.encoding import ELSEWHERE, mapped, tensor_name
 from noether.checkpoint.encoding import Path as TreePath
-from noether.checkpoint.encoding import mapped, tensor_name
 from noether.checkpoint.manifest import FORMAT, INDEX, LATEST, MANIFEST, candidates, parsed, sealed
 from noether.errors import CheckpointError
 from noether.storage import STORAGE, Storage, aside_suffix, discard, replace_text, writing
@@ -105,10 +105,10 @@ def _without(
     """The tree with the tensors that are spread taken out of it."""
 
     def left(path: TreePath, tensor: Tensor) -> Tensor:
-        if not spread(file, path, tensor):
+        if not spread(file, path, tensor) and tensor.shape != ELSEWHERE:
             return tensor
         taken[tensor_name(file, path)] = tensor
-        return torch.empty(0)
+        return torch.empty(ELSEWHERE)
 
     return mapped(tree, left)
 

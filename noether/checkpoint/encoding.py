@@ -10,6 +10,7 @@ from functools import partial
 from types import FunctionType, MethodType
 from typing import Any, NoReturn
 
+import torch
 from torch import Tensor, strided
 
 from noether.errors import CheckpointError, suggestion
@@ -126,6 +127,10 @@ def mapped(tree: Any, function: Callable[[Path, Tensor], Any], path: Path = ()) 
     if kind is OrderedDict:
         vars(rebuilt).update(vars(tree))
     return rebuilt
+
+
+ELSEWHERE = torch.Size((0, 0, 0))
+"""The shape of what stands in a tree for a tensor that the ranks' files hold."""
 
 
 def tensor_name(file: str, path: Path) -> str:

@@ -8,8 +8,8 @@ from warnings import catch_warnings, simplefilter
 
 import torch
 
+from noether.checkpoint.encoding import ELSEWHERE, mapped, tensor_name
 from noether.checkpoint.encoding import Path as TreePath
-from noether.checkpoint.encoding import mapped, tensor_name
 from noether.checkpoint.manifest import INDEX, Manifest, read_manifest, verify_file
 from noether.errors import CheckpointError, suggestion
 
@@ -65,12 +65,18 @@ def _filled(manifest: Manifest, name: str, tree: Any, like: Like | None) -> Any:
 
     def allocate(path: TreePath, tensor: torch.Tensor) -> torch.Tensor:
         if (kept := stored.get(tensor_name(name, path))) is None:
+            if tensor.shape == ELSEWHERE:
+                where = manifest.directory / INDEX
+                raise CheckpointError(f"{where} lacks the tensor at {name}, {path}")
             return tensor
         model = None if like is None else like(path, kept.size)
         made = torch.empty(kept.size) if model is None else torch.empty_like(model)
         targets[tensor_name(name, path)] = made = made.detach().to(kept.dtype)
         return made
 
-    filled = mapped(tree, allocate)
+    try:
+        filled = mapped(tree, allocate)
+    except RuntimeError as error:  # no memory is so large
+        raise CheckpointError(f"{manifest.directory / INDEX} asks for too much: {error}") from error
     sharding.load(manifest, {key: stored[key] for key in targets}, targets)
     return filled

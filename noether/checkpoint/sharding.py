@@ -5,7 +5,9 @@ index is a pickle, which would run code when it is loaded.
 """
 
 import json
+import math
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import starmap
@@ -162,16 +164,61 @@ def read_index(manifest: Manifest) -> dict[str, Stored]:
     path = verify_file(manifest, INDEX)
     try:
         found = json.loads(path.read_bytes())
-        return {str(name): _stored(**kept) for name, kept in found.items()}
+        stored = {str(name): _stored(**kept) for name, kept in found.items()}
+        _check_once([p for kept in stored.values() for p in kept.parts if math.prod(p.sizes)])
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} is no index of tensors: {error!r}") from error
+    return stored
+
+
+def _check_once(parts: Sequence[Part]) -> None:
+    places = Counter((part.file, part.number) for part in parts)
+    if twice := [place for place, times in places.items() if times > 1]:
+        raise ValueError(f"{twice[0]} is there for several parts")
 
 
 def _stored(*, dtype: str, size: Sequence[int], parts: Sequence[Any]) -> Stored:
-    kind = getattr(torch, dtype)
+    kind = vars(torch).get(dtype)
     if not isinstance(kind, torch.dtype):
         raise TypeError(f"{dtype!r} is no type of numbers")
-    return Stored(kind, torch.Size(size), tuple(starmap(_part, parts)))
+    kept = Stored(kind, torch.Size(size), tuple(starmap(_part, parts)))
+    if not _tiled(kept.size, kept.parts):
+        raise ValueError(f"{parts!r} are not the whole of {list(size)}, each number once")
+    return kept
+
+
+def _tiled(size: torch.Size, parts: Sequence[Part]) -> bool:
+    """Whether the parts are the whole, and no two of them overlap."""
+    if min(size, default=0) < 0 or not all(_inside(part, size) for part in parts):
+        return False
+    filled = sorted((p for p in parts if math.prod(p.sizes)), key=lambda part: part.offsets)
+    if sum(math.prod(part.sizes) for part in filled) != math.prod(size):
+        return False
+    near: list[Part] = []  # those before that reach as far as a part along the first axis
+    for part in filled:
+        near = [other for other in near if _meet(other, part, axes=1)]
+        if any(_meet(other, part) for other in near):
+            return False
+        near.append(part)
+    return True
+
+
+def _inside(part: Part, size: torch.Size) -> bool:
+    boxes = len(part.offsets) == len(part.sizes) == len(size)
+    return boxes and all(
+        offset + length <= whole
+        for offset, length, whole in zip(part.offsets, part.sizes, size, strict=True)
+    )
+
+
+def _meet(one: Part, other: Part, axes: int | None = None) -> bool:
+    """Whether two parts overlap, along the first axes."""
+    return all(
+        start < beyond + more and beyond < start + length
+        for start, length, beyond, more in zip(
+            one.offsets[:axes], one.sizes[:axes], other.offsets, other.sizes, strict=False
+        )
+    )
 
 
 def _part(file: str, number: int, offsets: Sequence[int], sizes: Sequence[int]) -> Part:
@@ -214,13 +261,18 @@ class Reader:
 
     def _part(self, index: MetadataIndex) -> Tensor:
         offset = index.offset or torch.Size()
-        part = next(p for p in self.stored[index.fqn].parts if p.offsets == offset)
+        kept = self.stored[index.fqn]
+        part = next(p for p in kept.parts if p.offsets == offset and p.sizes.numel())
         if part.file not in self.opened:
             self.opened[part.file] = _tensors(self.manifest, part.file)
-        tensor = self.opened[part.file][part.number]
-        if tensor.shape != part.sizes:
+        tensors = self.opened[part.file]
+        if part.number >= len(tensors):
+            raise ValueError(f"{part.file} has {len(tensors)} tensors, no number {part.number}")
+        tensor = tensors[part.number]
+        if (tensor.shape, tensor.dtype) != (part.sizes, kept.dtype):
             raise ValueError(
-                f"{part.file} has {tuple(tensor.shape)} of {index.fqn}, not {tuple(part.sizes)}"
+                f"{part.file} has {tensor.dtype} of {tuple(tensor.shape)} for {index.fqn}, "
+                f"not {kept.dtype} of {tuple(part.sizes)}"
             )
         return tensor
 
