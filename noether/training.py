@@ -2,7 +2,7 @@
 
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -36,10 +36,12 @@ from noether.loop import Clock, Course
 from noether.machine import machine
 from noether.progress import Progress
 from noether.randomness import seed_all, seed_rank
+from noether.resuming import go_on
 from noether.rundir import CHECKPOINTS
+from noether.running import lived
 from noether.saving import core_save, load_tagged, save
 from noether.schedules import Schedule
-from noether.session import Session, closed, lived, write_status
+from noether.session import Session, closed, write_status
 from noether.signals import Signals, listening
 from noether.state import TrainState
 from noether.turn import Carry
@@ -252,7 +254,7 @@ def _recorded(session: Session, config: Mapping[str, Any]) -> TrainState:
     state, reason = "failed", "it ended before its first tick"
     console.say(f"run directory {store.run}")
     try:
-        size = _continue(session, store, config)
+        size = go_on(session, store, config)
         write_status(session, "running", None)
         storage.begin_journal(store, size, config, closed=closed(session))
         if store.begun_from is not None and store.committed is None:
@@ -292,80 +294,3 @@ def _farewell(session: Session, store: storage.Store, state: str, reason: str) -
     for name, times in session.world.warned.items():
         console.say(f"callback {name!r} failed {times} times; the run went on")
     console.say(f"{state}: {reason}\nrun directory {store.run}")
-
-
-def _continue(session: Session, store: storage.Store, config: Mapping[str, Any]) -> int | None:
-    """Go on from the store's checkpoint; gives the journal's size then."""
-    for note in store.notes:
-        session.world.console.say(note)
-    found = store.begun_from
-    if found is None:
-        return 0
-    for note in found.notes:
-        session.world.console.warn(note)
-    course = session.world.course
-    session.carry, stored = restore(
-        found.directory, session.world.machine, course, session.fold.pipeline
-    )
-    course.progress = replace(course.progress, session=course.progress.session + 1)
-    if store.committed is None:  # another run's end is no end of this one
-        session.carry = replace(session.carry, stops=(), closed=False, loads=())
-    kind = type(session.world.machine.optimizer).__name__
-    if stored["optimizer_kind"] != kind:
-        raise ConfigurationError(
-            [
-                f"the optimizer is {kind}; the run in {found.directory} was begun with "
-                f"{stored['optimizer_kind']}. Go on with that one"
-            ]
-        )
-    if stored["length"] != session.feed.length:
-        raise ConfigurationError(
-            [
-                f"the training set has {session.feed.length} samples; the run in "
-                f"{found.directory} was begun with {stored['length']}. Go on with the same data"
-            ]
-        )
-    for line in _differences(session, stored, storage.recorded_config(found.directory), config):
-        session.world.console.say(line)
-    session.feed = replace(session.feed, seed=stored["seed"])
-    session.world.seed = stored["seed"]
-    _restore_random(session, stored)
-    session.world.console.say(f"resumed from {found.directory} at update {course.progress.update}")
-    return 0 if store.committed is None else stored["journal"]
-
-
-def _restore_random(session: Session, stored: Mapping[str, Any]) -> None:
-    """Each rank's own random numbers; a rank that was not there before begins new ones."""
-    rank = session.world.machine.ranks.rank
-    states = [stored["random"], *stored.get("random_of_ranks", ())]
-    if rank < len(states):
-        randomness.restore(states[rank])
-    else:
-        seed_rank(stored["seed"], rank, session.world.course.progress.update)
-
-
-def _differences(
-    session: Session, stored: Mapping[str, Any], before: Any, config: Mapping[str, Any]
-) -> Iterable[str]:
-    """What the configuration says otherwise than the checkpoint's run, one line each."""
-    for key, old, new in storage.changed(before, config):
-        if key in ("run.seed", "seed"):
-            yield f"{key} stays {stored['seed']}, as the run was begun; {new} is for fresh runs"
-        elif key.startswith("lr_scheduler."):
-            yield f"{key} stays {old!r}: the checkpoint's scheduler goes on; {new!r} is not used"
-        else:
-            yield f"changed since the checkpoint: {key}: {old!r} -> {new!r}"
-    given = session.world.machine.configured
-    for key, old, new in storage.changed(stored["configured"], given, "optimizer"):
-        yield f"changed since the checkpoint: {key}: {old!r} -> {new!r}"
-    yield from _comings_and_goings(session, stored["names"])
-
-
-def _comings_and_goings(session: Session, before: Sequence[str]) -> Iterable[str]:
-    names = {callback.name for callback in session.fold.pipeline}
-    for name in before:
-        if name not in names:
-            yield f"callback {name!r} is gone; its memory is dropped"
-    for callback in session.fold.pipeline:
-        if callback.init is not None and callback.name not in before:
-            yield f"callback {callback.name!r} is new and starts from its init"

@@ -31,8 +31,8 @@ FLOORS = {
     1: "progress state effects callback dataflow errors lines plain schedules",
     2: "agenda arguments averages checkpoint console contents defaults digests distributed "
     "evaluation feed fold forecast hooks journal loop machine metrics parallel passes perform "
-    "randomness reductions rundir saving session signals space storage store training turn "
-    "weights world",
+    "randomness reductions resuming rundir running saving session signals space storage "
+    "store training turn weights world",
     3: "config examples inspection plan testing",
     4: "cli __main__",
 }

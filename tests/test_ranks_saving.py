@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 import noether
-import noether.session
+import noether.running
 import noether.store
 from noether import Callback, CheckpointError, TrainState, every, hooks
 from noether.checkpoint import load, newest

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import noether
-import noether.session
+import noether.running
 import noether.store
 from noether import (
     Callback,
@@ -445,7 +445,7 @@ def test_stored_are_the_values_of_the_saves_tick_and_latest_moves_at_completion(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     released, seen, model = threading.Event(), list[Any](), net(norm=True)
-    monkeypatch.setattr(noether.session, "HEARTBEAT", -1.0)
+    monkeypatch.setattr(noether.running, "HEARTBEAT", -1.0)
 
     def hold(name: str, path: Path) -> None:
         if name == "create" and path.name == "weights.pt":
