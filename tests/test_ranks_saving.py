@@ -12,6 +12,7 @@ import os
 import pickle
 import shutil
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +25,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import noether
@@ -116,7 +119,7 @@ def whole(tree: Any) -> Any:
     encoded = encode(tree, "tree")
 
     def gathered(path: Any, tensor: Any) -> Tensor:
-        full = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+        full: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
         return full.detach().clone()
 
     return mapped(encoded, gathered)
@@ -299,10 +302,8 @@ def test_in_the_background_ranks_store_and_train_bit_for_bit_the_same(
     for update in (2, 4, 6, 8):
         found = [step(tmp_path / name, update) for name in ("sync", "async")]
         assert [sorted(os.listdir(path)) for path in found] == [FILES, FILES]
-        a, b = (load(path, "weights.pt") for path in found)
-        assert same(dict(a), dict(b))
-        a, b = ({**load(path, "state.pt"), **dict.fromkeys(apart)} for path in found)
-        assert same(a, b)
+        assert same(*(dict(load(path, "weights.pt")) for path in found))
+        assert same(*({**load(path, "state.pt"), **dict.fromkeys(apart)} for path in found))
         assert [read_index(path) for path in found] == [read_index(found[0])] * 2
     kinds = ("update", "effects", "metrics")
     rows = [list(read(tmp_path / name / "1/journal.jsonl")) for name in ("sync", "async")]
@@ -351,16 +352,13 @@ def test_each_tensor_is_written_once_and_the_ranks_share_the_bytes(
     # What is spread has left no second copy in the trees of rank 0.
     for file in ("weights.pt", "state.pt"):
         tree = torch.load(path / file, weights_only=True)
-        left: list[int] = []
-        mapped(
-            tree,
-            lambda p, t, file=file, left=left: _spread(index, file, p) and left.append(t.numel()),
-        )
-        assert set(left) == {0}
+        left: dict[str, int] = {}
+        mapped(tree, partial(_note_size, left, file))
+        assert {left[name] for name in left if name in index} == {0}
 
 
-def _spread(index: Any, file: str, path: tuple[Any, ...]) -> bool:
-    return json.dumps([file, *path]) in index
+def _note_size(sizes: dict[str, int], file: str, path: tuple[Any, ...], tensor: Tensor) -> None:
+    sizes[json.dumps([file, *path])] = tensor.numel()
 
 
 class Uneven(nn.Module):
@@ -864,6 +862,64 @@ def test_an_index_that_is_not_true_is_an_error_that_says_so(
     played = play(str(tmp_path / "runs"), resume=str(path))
     assert played.error is not None
     assert played.states == {}, "nothing was trained"
+
+
+Box = tuple[tuple[int, int], ...]
+"""Offset and length along each axis."""
+
+
+@st.composite
+def splits(draw: st.DrawFn) -> list[Box]:
+    """The 5 x 3 numbers of a weight, cut into boxes along either axis again and again."""
+    boxes: list[Box] = [((0, 5), (0, 3))]
+    for _ in range(draw(st.integers(0, 5))):
+        (place, axis) = (draw(st.integers(0, len(boxes) - 1)), draw(st.integers(0, 1)))
+        start, length = boxes[place][axis]
+        cut = draw(st.integers(0, length))
+        for at, more in ((start, cut), (start + cut, length - cut)):
+            boxes.append((*boxes[place][:axis], (at, more), *boxes[place][axis + 1 :]))
+        boxes.pop(place)
+    return draw(st.permutations(boxes))
+
+
+def in_boxes(path: Path, value: Tensor, boxes: list[Box]) -> None:
+    """Let the checkpoint hold one weight in these boxes, all in the file of rank 0."""
+    index, file = read_index(path), path / "rank-0.pt"
+    tensors = torch.load(file, weights_only=True)
+    parts = []
+    for box in boxes:
+        parts.append([file.name, len(tensors), [at for at, _ in box], [n for _, n in box]])
+        (y, height), (x, width) = box
+        tensors.append(value[y : y + height, x : x + width].clone())
+    torch.save(tensors, file)
+    (path / INDEX).write_text(json.dumps({**index, WEIGHT: {**index[WEIGHT], "parts": parts}}))
+    resealed(path)
+
+
+@settings(max_examples=30, deadline=None)
+@given(boxes=splits(), data=st.data())
+def test_a_tensor_is_put_together_from_boxes_and_only_from_all_of_them(
+    written: Mapping[str, Path], boxes: list[Box], data: st.DataObject
+) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(shutil.copytree(step(written["ddp"], 4), Path(place) / "step-4"))
+        value = load(path, "weights.pt")["0.weight"]
+        in_boxes(path, value, boxes)
+        assert torch.equal(load(path, "weights.pt")["0.weight"], value)
+        filled = [box for box in boxes if box[0][1] and box[1][1]]
+        box = data.draw(st.sampled_from(filled))
+        rest = [other for other in boxes if other is not box]
+        (y, height), (x, width) = box
+        wrong = {
+            "missing": rest,
+            "twice": [*boxes, box],
+            "moved": [*rest, ((y - 1 if y else 1, height), (x, width))],
+            "smaller": [*rest, ((y, height - 1), (x, width))],
+            "larger": [*rest, ((y, height), (x, width + 1))],
+        }
+        in_boxes(path, value, wrong[data.draw(st.sampled_from(sorted(wrong)))])
+        with pytest.raises(CheckpointError, match=INDEX):
+            load(path, "weights.pt")
 
 
 @pytest.mark.parametrize(
