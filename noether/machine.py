@@ -314,7 +314,7 @@ def weights_are_finite(machine: Machine) -> bool:
     real = [torch.view_as_real(t) if t.is_complex() else t for t in here if t.numel()]
     extremes = [_extremes(t) for t in real if t.is_floating_point()]
     verdict = not extremes or bool(torch.isfinite(torch.cat(extremes)).all())
-    return agreed(machine.ranks, verdict) if machine.lockstep else verdict
+    return agreed(machine.ranks, verdict)
 
 
 def _extremes(tensor: Tensor) -> Tensor:

@@ -154,6 +154,7 @@ class Stored:
     dtype: torch.dtype
     size: torch.Size
     parts: tuple[Part, ...]
+    """Those that hold anything."""
 
 
 def read_index(manifest: Manifest) -> dict[str, Stored]:
@@ -165,7 +166,7 @@ def read_index(manifest: Manifest) -> dict[str, Stored]:
     try:
         found = json.loads(path.read_bytes())
         stored = {str(name): _stored(**kept) for name, kept in found.items()}
-        _check_once([p for kept in stored.values() for p in kept.parts if math.prod(p.sizes)])
+        _check_once([part for kept in stored.values() for part in kept.parts])
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} is no index of tensors: {error!r}") from error
     return stored
@@ -181,26 +182,28 @@ def _stored(*, dtype: str, size: Sequence[int], parts: Sequence[Any]) -> Stored:
     kind = vars(torch).get(dtype)
     if not isinstance(kind, torch.dtype):
         raise TypeError(f"{dtype!r} is no type of numbers")
-    kept = Stored(kind, torch.Size(size), tuple(starmap(_part, parts)))
-    if not _tiled(kept.size, kept.parts):
-        raise ValueError(f"{parts!r} are not the whole of {list(size)}, each number once")
-    return kept
+    whole, found = torch.Size(size), list(starmap(_part, parts))
+    filled = sorted((p for p in found if _volume(p.sizes)), key=lambda part: part.offsets)
+    if not all(_inside(part, whole) for part in found) or not _tiled(whole, filled):
+        raise ValueError(f"{parts!r} are not the whole of {size}, each number once")
+    return Stored(kind, whole, tuple(filled))
 
 
 def _tiled(size: torch.Size, parts: Sequence[Part]) -> bool:
-    """Whether the parts are the whole, and no two of them overlap."""
-    if min(size, default=0) < 0 or not all(_inside(part, size) for part in parts):
-        return False
-    filled = sorted((p for p in parts if math.prod(p.sizes)), key=lambda part: part.offsets)
-    if sum(math.prod(part.sizes) for part in filled) != math.prod(size):
+    """Whether sorted parts of it are the whole, and no two of them overlap."""
+    if sum(_volume(part.sizes) for part in parts) != _volume(size):
         return False
     near: list[Part] = []  # those before that reach as far as a part along the first axis
-    for part in filled:
+    for part in parts:
         near = [other for other in near if _meet(other, part, axes=1)]
         if any(_meet(other, part) for other in near):
             return False
         near.append(part)
     return True
+
+
+def _volume(sizes: Sequence[int]) -> int:
+    return math.prod(sizes)
 
 
 def _inside(part: Part, size: torch.Size) -> bool:
@@ -262,7 +265,7 @@ class Reader:
     def _part(self, index: MetadataIndex) -> Tensor:
         offset = index.offset or torch.Size()
         kept = self.stored[index.fqn]
-        part = next(p for p in kept.parts if p.offsets == offset and p.sizes.numel())
+        part = next(part for part in kept.parts if part.offsets == offset)
         if part.file not in self.opened:
             self.opened[part.file] = _tensors(self.manifest, part.file)
         tensors = self.opened[part.file]
