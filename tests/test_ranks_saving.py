@@ -684,9 +684,13 @@ def _written(ranked: Groups, tmp_path_factory: pytest.TempPathFactory) -> Mappin
     return {parallel: root / parallel for parallel in ("ddp", "fsdp")}
 
 
-@pytest.mark.parametrize("name", ["rank-0.pt", "rank-1.pt", INDEX])
-@pytest.mark.parametrize("how", ["torn", "flipped", "gone"])
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+@pytest.mark.parametrize(
+    ("parallel", "name", "how"),
+    [
+        *(("ddp", "rank-0.pt", "torn"), ("ddp", "rank-1.pt", "flipped"), ("ddp", INDEX, "gone")),
+        *(("fsdp", "rank-0.pt", "gone"), ("fsdp", "rank-1.pt", "torn"), ("fsdp", INDEX, "flipped")),
+    ],
+)
 def test_a_damaged_file_of_a_rank_sets_the_checkpoint_aside(
     written: Mapping[str, Path],
     tmp_path: Path,
