@@ -20,6 +20,7 @@ from noether.checkpoint.manifest import candidates
 from noether.console import Console
 from noether.contents import recall
 from noether.distributed import Ranks, from_first, joined, ranks_here
+from noether.elsewhere import checkpoints_of
 from noether.errors import ConfigurationError, suggestion
 from noether.feed import Feed, kind, size
 from noether.feed.fetches import Fetch, pass_fetches
@@ -182,7 +183,7 @@ def _found(run: Path, checkpoint: str) -> tuple[Path, Found]:
         if newest_run is None:
             raise ConfigurationError([f"{run} is no run directory, nor a series of them"])
         run = newest_run
-    folder = run / CHECKPOINTS
+    folder = checkpoints_of(run)
     found = newest(folder) if checkpoint == "latest" else find(folder, checkpoint)
     if found is None:
         which = "no checkpoint" if checkpoint == "latest" else f"none of the tag {checkpoint!r}"

@@ -6,6 +6,7 @@ from typing import Any
 
 from noether import store as storage
 from noether.checkpoint import find
+from noether.checkpoint.manifest import let_go
 from noether.checkpoint.staging import staged
 from noether.contents import load_weights, spread, trees
 from noether.effects import Save
@@ -127,3 +128,4 @@ def load_tagged(world: World, tag: str) -> None:
         folder = world.store.checkpoints
         raise CheckpointError(f"Load({tag!r}): {folder} holds no checkpoint of that tag")
     load_weights(found.directory, world.machine)
+    let_go()

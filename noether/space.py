@@ -23,7 +23,7 @@ def forecast(
     size, kept = _estimate(machine, memories), sum(map(_kept, pipeline))
     try:
         here = candidates(store.checkpoints).manifests
-        free = store.storage.free(store.run)
+        free = store.storage.free(store.checkpoints)
     except (OSError, CheckpointError):  # a save will tell
         return None
     held = sum(record.get("bytes", 0) for each in here for record in each.files.values())
@@ -31,8 +31,9 @@ def forecast(
     if not kept or needed <= free:
         return None
     return (
-        f"{store.run} has room for {told(free)}, but {kept} checkpoints of about {told(size)} will "
-        "be kept, and one more is written before an old one goes; keep fewer, or make room"
+        f"{store.checkpoints} has room for {told(free)}, but {kept} checkpoints of about "
+        f"{told(size)} will be kept, and one more is written before an old one goes; keep fewer, "
+        "or make room"
     )
 
 
@@ -40,12 +41,12 @@ def shortage(store: Store, files: Any) -> str | None:
     """What is to be said before a checkpoint is written that the disk has no room for."""
     size = sum(map(_bytes, _tensors(files)))
     try:
-        free = store.storage.free(store.run)
+        free = store.storage.free(store.checkpoints)
     except OSError:  # the save will tell
         return None
     if size <= free:
         return None
-    return f"{store.run} has room for {told(free)}, the checkpoint takes {told(size)}"
+    return f"{store.checkpoints} has room for {told(free)}, the checkpoint takes {told(size)}"
 
 
 def _estimate(machine: Machine, memories: Mapping[str, Any]) -> int:

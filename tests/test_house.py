@@ -30,8 +30,9 @@ FACADE = "noether"
 FLOORS = {
     1: "progress state effects callback dataflow errors plain schedules",
     2: "agenda arguments averages checkpoint console contents defaults digests distributed "
-    "evaluation feed fold forecast hooks journal loop machine metrics parallel passes perform "
-    "randomness reductions rundir saving session signals space storage store training turn world",
+    "elsewhere evaluation feed fold forecast hooks journal loop machine metrics parallel passes "
+    "perform randomness reductions remote rundir saving session signals space storage "
+    "store training turn world",
     3: "config examples plan testing",
     4: "cli __main__",
 }

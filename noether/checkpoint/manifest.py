@@ -3,17 +3,23 @@
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from tempfile import TemporaryFile
+from typing import Any, BinaryIO, Literal
 
 from noether.errors import CheckpointError
 from noether.plain import plain
-from noether.storage import ASIDE
+from noether.storage import ASIDE, is_local, listed, reaching, read
 
 MANIFEST = "manifest.json"
+BAD = "manifest.json.bad"
+"""The manifest of one that was set aside where nothing can be renamed."""
 LATEST = "LATEST"
+OWNER = "RUN"
+"""Says which run directory the checkpoints belong to, where they lie elsewhere."""
 INDEX = "tensors.json"
 """What there is of which tensor in which rank's file, where several ranks wrote."""
 FORMAT = 1
@@ -22,6 +28,10 @@ STEP = re.compile(r"step-\d+(-\d+)?")
 
 class NewerFormatError(CheckpointError):
     """Written by a newer noether: whole, hence never set aside, but not readable here."""
+
+
+class UnreachableError(CheckpointError):
+    """A remote file system does not answer: what it holds may be whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,18 +116,25 @@ def read_manifest(directory: Path) -> Manifest:
     """The manifest of the checkpoint at `directory`.
 
     Raises CheckpointError when there is none, when it is damaged, or (NewerFormatError) when a
-    newer noether wrote it.
+    newer noether wrote it, or (UnreachableError) when a remote file system does not answer.
     """
     path = directory / MANIFEST
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read(path))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise CheckpointError(f"{directory} is no checkpoint: it holds no {MANIFEST}") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+        raise _unread(path, error) from error
     if not isinstance(content, dict) or content.pop("digest", None) != _digest(content):
         raise CheckpointError(f"{path} is damaged: its digest does not fit its content")
     return parsed(directory, content)
+
+
+def _unread(path: Path, error: Exception) -> CheckpointError:
+    """A file that isn't there is damage; what a network does to reading isn't."""
+    network = isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
+    kind = UnreachableError if network and not is_local(path) else CheckpointError
+    return kind(f"{path} cannot be read: {error}")
 
 
 def parsed(directory: Path, content: Mapping[str, Any]) -> Manifest:
@@ -159,28 +176,85 @@ def _file_name(name: str) -> str:
 def verify(directory: Path) -> Manifest:
     """The manifest of the checkpoint at `directory`, all of whose files fit their digests.
 
-    Raises CheckpointError naming the first file that does not.
+    Raises CheckpointError naming the first file that does not. Copies of remote files are held
+    until `let_go`, or until another checkpoint is verified.
     """
+    if not is_local(directory):
+        let_go()
     manifest = read_manifest(directory)
     for name in manifest.files:
         verify_file(manifest, name)
     return manifest
 
 
-def verify_file(manifest: Manifest, name: str) -> Path:
-    """The path of one file that fits its digest; raises CheckpointError naming it otherwise."""
+def verify_file(manifest: Manifest, name: str) -> Path | BinaryIO:
+    """What to read a file from that fits its digest: its path, or a local copy of a remote one.
+
+    Raises CheckpointError naming the file otherwise.
+    """
     path, record = manifest.directory / name, manifest.files[name]
-    try:
-        with open(path, "rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-            size = file.tell()
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    source, size, found = _digested(path)
     if size != record.get("bytes"):
         raise CheckpointError(f"{path} has {size} bytes instead of {record.get('bytes')}")
     if found != record.get("sha256"):
         raise CheckpointError(f"{path} is damaged: its sha256 is not the manifest's")
-    return path
+    return source
+
+
+HELD: dict[str, tuple[BinaryIO, int, str]] = {}
+"""Copies of the remote files that have been verified, so that loading fetches nothing again."""
+
+
+def let_go() -> None:
+    """Give back the room that copies of remote files take."""
+    while HELD:
+        HELD.popitem()[1][0].close()
+
+
+def _digested(path: Path) -> tuple[Path | BinaryIO, int, str]:
+    """What to read a file from, its size and digest."""
+    try:
+        if is_local(path):
+            with open(path, "rb") as file:
+                return path, *_digest_of(file)
+        if str(path) not in HELD:
+            copy = _fetched(path)
+            HELD[str(path)] = copy, *_digest_of(copy)
+    except OSError as error:
+        raise _unread(path, error) from error
+    copy, size, found = HELD[str(path)]
+    copy.seek(0)
+    return copy, size, found
+
+
+def _digest_of(file: Any) -> tuple[int, str]:
+    file.seek(0)
+    found = hashlib.file_digest(file, "sha256").hexdigest()
+    return file.tell(), found
+
+
+def _fetched(path: Path) -> BinaryIO:
+    copy: BinaryIO = TemporaryFile()  # noqa: SIM115
+    try:
+        with reaching(), path.open("rb") as remote:
+            shutil.copyfileobj(remote, copy, 1 << 20)
+    except BaseException:
+        copy.close()
+        raise
+    return copy
+
+
+def verify_sizes(manifest: Manifest) -> None:
+    """Raise CheckpointError where a file is not there, or not as long as it was written."""
+    for name, record in manifest.files.items():
+        path = manifest.directory / name
+        try:
+            with reaching():
+                size = path.stat().st_size
+        except OSError as error:
+            raise _unread(path, error) from error
+        if size != record.get("bytes"):
+            raise CheckpointError(f"{path} has {size} bytes instead of {record.get('bytes')}")
 
 
 def candidates(folder: Path) -> Candidates:
@@ -189,16 +263,17 @@ def candidates(folder: Path) -> Candidates:
     Raises CheckpointError when the folder cannot be listed or a newer noether wrote in it.
     """
     manifests, damaged, ignored = [], [], []
-    for entry in _entries(folder):
+    for entry in entries(folder):
         if not _may_be_checkpoint(entry):
             ignored.append(entry.name)
             continue
         try:
             manifests.append(read_manifest(entry))
-        except NewerFormatError:
+        except (NewerFormatError, UnreachableError):
             raise
         except CheckpointError as error:
-            if STEP.fullmatch(entry.name):
+            absent = isinstance(error.__cause__, FileNotFoundError)
+            if STEP.fullmatch(entry.name) and not absent:
                 damaged.append(Damaged(entry, str(error)))
             else:
                 ignored.append(entry.name)
@@ -209,13 +284,19 @@ def candidates(folder: Path) -> Candidates:
 
 def _may_be_checkpoint(entry: Path) -> bool:
     hidden = entry.name.startswith(".") or ASIDE.search(entry.name) is not None
-    return not hidden and (entry / MANIFEST).is_file()
+    # Of a remote one only the attempt to read it tells: `is_file` hides a network that is down.
+    return not hidden and (not is_local(entry) or (entry / MANIFEST).is_file())
 
 
-def _entries(folder: Path) -> Sequence[Path]:
+def entries(folder: Path) -> Sequence[Path]:
+    """What lies in a folder of checkpoints, its own files aside.
+
+    Raises CheckpointError when it cannot be listed.
+    """
     try:
-        return sorted(entry for entry in folder.iterdir() if entry.name != LATEST)
+        return [entry for entry in listed(folder) if entry.name not in (LATEST, OWNER)]
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise CheckpointError(f"checkpoints in {folder} cannot be listed: {error}") from error
+        kind = CheckpointError if is_local(folder) else UnreachableError
+        raise kind(f"checkpoints in {folder} cannot be listed: {error}") from error
