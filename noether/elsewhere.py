@@ -10,7 +10,8 @@ from noether.storage import ASIDE, is_local, listed, read, replace_text
 
 MARKER = "ELSEWHERE"
 """Beside where the checkpoints would be: one line that says where they are."""
-LONGEST = 4096
+LONGEST = 4000
+"""Characters that it may have."""
 
 
 def chosen(checkpoint_dir: str | Path) -> Path:
@@ -24,12 +25,13 @@ def checkpoints_of(run: Path) -> Path:
     marker = run / CHECKPOINTS / MARKER
     try:
         with open(marker, "rb") as file:
-            text = file.read(LONGEST).decode().removesuffix("\n")
+            text = file.read(LONGEST + 1).decode().removesuffix("\n")
     except (FileNotFoundError, NotADirectoryError):
         return run / CHECKPOINTS
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{marker} cannot be read: {error}") from error
-    if not text.isprintable() or not (remote.is_url(text) or Path(text).is_absolute()):
+    a_line = text.isprintable() and len(text) <= LONGEST
+    if not a_line or not (remote.is_url(text) or Path(text).is_absolute()):
         raise CheckpointError(f"{marker} is damaged: expected a URL or an absolute path in a line")
     try:
         return remote.path(text)

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, cast
 from noether.errors import ConfigurationError
 from noether.storage import STORAGE, Storage, is_local, reaching
 
-URL = re.compile(r"(?P<protocol>[A-Za-z][A-Za-z0-9+.-]+):/(?P<rest>.*)", re.DOTALL)
+URL = re.compile(r"(?P<protocol>[A-Za-z][A-Za-z0-9+.-]+):(?P<rest>[/:].*)", re.DOTALL)
 LAYERED = (
     *("archive", "async_wrapper", "blockcache", "cached", "dir", "filecache", "generic"),
     *("libarchive", "reference", "simplecache", "tar", "zip"),
@@ -49,10 +49,10 @@ def mistake(text: str) -> str | None:
     """What is wrong with a URL; nothing is connected to."""
     found = URL.match(text)
     assert found is not None
-    if not found["rest"].startswith("/"):
-        return "has lost a slash: write PROTOCOL://, in a str, which a Path can't hold"
     if "::" in text or found["protocol"] in LAYERED:
         return "is a file system upon another one; name the one where the files lie"
+    if not found["rest"].startswith("//"):
+        return "has lost a slash: write PROTOCOL://, in a str, which a Path can't hold"
     if not text.isprintable():
         return "has characters that can't be printed"
     if find_spec("upath") is None or find_spec("fsspec") is None:

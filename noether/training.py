@@ -347,6 +347,8 @@ def _differences(
 ) -> Iterable[str]:
     """What the configuration says otherwise than the checkpoint's run, one line each."""
     for key, old, new in () if before is None else storage.changed(before, config):
+        if key in ("run.checkpoint_dir", "checkpoint_dir"):
+            continue  # another one was refused, and left out it is the one that is recorded
         if key in ("run.seed", "seed"):
             yield f"{key} stays {stored['seed']}, as the run was begun; {new} is for fresh runs"
         elif key.startswith("lr_scheduler."):

@@ -205,7 +205,11 @@ def _write_text(path: Path, text: str, storage: Storage) -> dict[str, Any]:
 
 def _write_manifest(aside: Path, content: Mapping[str, Any], storage: Storage) -> None:
     parsed(aside, content)  # what could not be read again is not written
-    _write_text(aside / MANIFEST, sealed(content), storage)
+    text = sealed(content)
+    if storage.atomic_rename:
+        _write_text(aside / MANIFEST, text, storage)
+    else:  # nobody may see the half of it
+        storage.put(aside / MANIFEST, text.encode())
 
 
 def _noether_version() -> str:
