@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from noether.digests import PIECE
 from noether.errors import ConfigurationError
 from noether.storage import STORAGE, Storage, is_local, reaching
 
@@ -103,7 +104,11 @@ def _create(path: Any) -> BinaryIO:
 
 @_reaching
 def _write(file: BinaryIO, data: bytes | memoryview) -> int:
-    return file.write(data)
+    # A file of fsspec holds all it is given at once in memory before it uploads a part.
+    view = memoryview(data).cast("B")
+    for start in range(0, view.nbytes, PIECE):
+        file.write(view[start : start + PIECE])
+    return view.nbytes
 
 
 @_reaching

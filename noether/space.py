@@ -22,8 +22,8 @@ def forecast(
     """What is to be said before the run of the room that its checkpoints will take."""
     size, kept = _estimate(machine, memories), sum(map(_kept, pipeline))
     try:
-        here = candidates(store.checkpoints).manifests
         free = store.storage.free(store.checkpoints)
+        here = candidates(store.checkpoints).manifests
     except (OSError, CheckpointError):  # a save will tell
         return None
     held = sum(record.get("bytes", 0) for each in here for record in each.files.values())

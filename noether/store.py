@@ -99,7 +99,8 @@ def open_store(series: Path, resume: str, checkpoint_dir: Path | None = None) ->
     owned = lock(run)
     try:
         store = opened(run, owned, found, settled(run, checkpoint_dir))
-        store.notes += clean(store.checkpoints, storage=store.storage)
+        for name in clean(store.checkpoints, storage=store.storage):
+            store.notes.append(f"removed {name}, half written or half deleted")
         if read_status(run).get("state") == "done":
             raise RunLockedError(f"{run} was ended by another process just now; start again")
         if found is None:
