@@ -1,6 +1,7 @@
 """The arguments of `train`, checked before anything is built, trained or written."""
 
 from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from noether import averages, passes
@@ -8,6 +9,7 @@ from noether.callback import Callback, Pipeline
 from noether.errors import ConfigurationError, suggestion
 from noether.feed import kind
 from noether.progress import UNITS, Progress
+from noether.remote import is_url, mistake
 from noether.schedules.arguments import MOST
 from noether.schedules.units import KNOWN, counters
 from noether.weights import request
@@ -162,13 +164,32 @@ def _ranks(options: Mapping[str, Any], ranks: int) -> Iterator[str]:
 
 
 def _directories(options: Mapping[str, Any], pipeline: Pipeline) -> Iterator[str]:
-    if options["run_dir"] is not None:
+    yield from _remote(options)
+    run_dir, checkpoint_dir = options["run_dir"], options["checkpoint_dir"]
+    if run_dir is not None:
+        if checkpoint_dir is not None and Path(checkpoint_dir).resolve() == Path(run_dir).resolve():
+            yield f"checkpoint_dir is run_dir, {str(run_dir)!r}; leave it out"
         return
+    if checkpoint_dir is not None:
+        yield f"checkpoint_dir is {str(checkpoint_dir)!r}, but there is no run_dir to belong to it"
     if str(options["resume"]) != "never":
         yield f"resume is {str(options['resume'])!r}, but there is no run_dir to resume in"
     for callback in pipeline:
         if _saves(callback):
             yield f"{callback.name!r} saves checkpoints, but there is no run_dir to keep them in"
+
+
+def _remote(options: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with places that are URLs."""
+    if is_url(options["run_dir"]):
+        yield (
+            f"run_dir is {str(options['run_dir'])!r}, and a run directory is local; let its "
+            "checkpoints alone go there, by checkpoint_dir"
+        )
+    for name in ("checkpoint_dir", "resume"):
+        text = str(options[name])
+        if is_url(text) and (wrong := mistake(text)) is not None:
+            yield f"{name} {text!r} {wrong}"
 
 
 def _saves(callback: Callback) -> bool:
@@ -248,4 +269,6 @@ def described_run(options: Mapping[str, Any], pipeline: Pipeline) -> dict[str, A
     plain.pop("resume", None)
     plain |= {"run_dir": str(options["run_dir"]), "until": dict(options["until"])}
     plain |= request.described(options["init_from"])
+    if options["checkpoint_dir"] is not None:
+        plain["checkpoint_dir"] = str(options["checkpoint_dir"])
     return plain | {"callbacks": [repr(callback) for callback in pipeline]}

@@ -11,6 +11,7 @@ from noether.callback import HOOKS, Callback
 from noether.checkpoint import Like, load
 from noether.checkpoint.encoding import Path as TreePath
 from noether.checkpoint.encoding import decode, encode, mapped, memory_types
+from noether.checkpoint.manifest import let_go
 from noether.distributed import gathered
 from noether.errors import CheckpointError, ConfigurationError, suggestion
 from noether.feed import to_device
@@ -139,6 +140,7 @@ def restore(
         state.get("closed", False),  # not in checkpoints of the first versions
         state.get("loads", ()),
     )
+    let_go()
     return carry, state | {"names": tuple(stored["memories"])}
 
 
@@ -148,6 +150,7 @@ def recall(
     """Put a checkpoint's weights into the model; gives its memories and counts, and no more."""
     load_weights(directory, machine)
     stored = _loaded(directory, STATE, machine)
+    let_go()
     progress = Progress(**decode(stored["progress"], {}))
     return Carry(_memories(stored, machine, callbacks)), progress
 

@@ -43,7 +43,8 @@ def go_on(session: Session, store: storage.Store, config: Mapping[str, Any]) -> 
                 f"{found.directory} was begun with {stored['length']}. Go on with the same data"
             ]
         )
-    for line in _differences(session, stored, storage.recorded_config(found.directory), config):
+    before = storage.recorded_config(store, found.directory)
+    for line in _differences(session, stored, before, config):
         session.world.console.say(line)
     session.feed = replace(session.feed, seed=stored["seed"])
     session.world.seed = stored["seed"]
@@ -66,7 +67,9 @@ def _differences(
     session: Session, stored: Mapping[str, Any], before: Any, config: Mapping[str, Any]
 ) -> Iterable[str]:
     """What the configuration says otherwise than the checkpoint's run, one line each."""
-    for key, old, new in storage.changed(before, config):
+    for key, old, new in () if before is None else storage.changed(before, config):
+        if key in ("run.checkpoint_dir", "checkpoint_dir"):
+            continue  # another one was refused, and left out it is the one that is recorded
         if key in ("run.seed", "seed"):
             yield f"{key} stays {stored['seed']}, as the run was begun; {new} is for fresh runs"
         elif key.startswith("lr_scheduler."):

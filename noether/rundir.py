@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 from noether.errors import CheckpointError, RunLockedError
 from noether.plain import plain
-from noether.storage import STORAGE, aside_suffix, discard, is_alive, replace_text, writing
+from noether.storage import STORAGE, Storage, aside_suffix, discard, is_alive, replace_text, writing
 
 STATUS = "status.json"
 CHECKPOINTS = "checkpoints"
@@ -19,14 +20,16 @@ LOCK = ".lock"
 OWNED = re.compile(rb"pid (\d{1,9}) on (.+)\n")
 
 
-def new_run(series: Path) -> Path:
+def new_run(series: Path, taken: Iterable[int] = ()) -> Path:
     """Make the next numbered run directory of `series`; two processes never get the same.
+
+    Its number is above those that are `taken`, too.
 
     Raises CheckpointError when it cannot be made.
     """
     try:
         series.mkdir(parents=True, exist_ok=True)
-        run = _next(series)
+        run = _next(series, taken)
         (run / CHECKPOINTS).mkdir()
         for directory in (run, series):
             STORAGE.sync_directory(directory)
@@ -35,9 +38,9 @@ def new_run(series: Path) -> Path:
     return run
 
 
-def _next(series: Path) -> Path:
-    numbers = (int(path.name) for path in series.iterdir() if _is_number(path.name))
-    following = count(max(numbers, default=0) + 1)
+def _next(series: Path, taken: Iterable[int]) -> Path:
+    numbers = [int(path.name) for path in series.iterdir() if is_numbered(path.name)]
+    following = count(max([*numbers, *taken], default=0) + 1)
     return next(run for number in following if _made(run := series / str(number)))
 
 
@@ -49,7 +52,8 @@ def _made(directory: Path) -> bool:
     return True
 
 
-def _is_number(name: str) -> bool:
+def is_numbered(name: str) -> bool:
+    """Whether it can be the name of a run directory."""
     return name.isascii() and name.isdigit() and not name.startswith("0")
 
 
@@ -57,7 +61,7 @@ def runs(series: Path) -> list[Path]:
     """The run directories of `series`, newest first."""
     if not series.is_dir():
         return []
-    found = (path for path in series.iterdir() if _is_number(path.name) and path.is_dir())
+    found = (path for path in series.iterdir() if is_numbered(path.name) and path.is_dir())
     return sorted(found, key=lambda path: int(path.name), reverse=True)
 
 
@@ -195,11 +199,16 @@ def read_status(run: Path) -> dict[str, Any]:
 def probe(run: Path) -> None:
     """Write a few bytes where checkpoints will go; raises CheckpointError if that fails."""
     folder = run / CHECKPOINTS
-    path = (folder if folder.is_dir() else run) / f".probe{aside_suffix()}"
+    probe_folder(folder if folder.is_dir() else run, f"run directory {run}")
+
+
+def probe_folder(folder: Path, name: str, storage: Storage = STORAGE) -> None:
+    """Write a few bytes in a folder; raises CheckpointError, which calls it `name`."""
+    path = folder / f".probe{aside_suffix()}"
     try:
-        with writing(path) as sink:
+        with writing(path, storage) as sink:
             sink.write(b"noether")
     except OSError as error:
-        raise CheckpointError(f"run directory {run} cannot be written: {error}") from error
+        raise CheckpointError(f"{name} cannot be written: {error}") from error
     finally:
-        discard(path)
+        discard(path, storage)

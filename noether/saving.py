@@ -7,6 +7,7 @@ from typing import Any
 
 from noether import store as storage
 from noether.checkpoint import find
+from noether.checkpoint.manifest import let_go
 from noether.checkpoint.staging import staged
 from noether.contents import load_weights, spread, trees
 from noether.effects import Save
@@ -128,3 +129,4 @@ def load_tagged(folder: Path, tag: str, machine: Machine) -> None:
     if found is None:
         raise CheckpointError(f"Load({tag!r}): {folder} holds no checkpoint of that tag")
     load_weights(found.directory, machine)
+    let_go()

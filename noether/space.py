@@ -22,8 +22,8 @@ def forecast(
     """What is to be said before the run of the room that its checkpoints will take."""
     size, kept = _estimate(machine, memories), sum(map(_kept, pipeline))
     try:
+        free = store.storage.free(store.checkpoints)
         here = candidates(store.checkpoints).manifests
-        free = store.storage.free(store.run)
     except (OSError, CheckpointError):  # a save will tell
         return None
     held = sum(record.get("bytes", 0) for each in here for record in each.files.values())
@@ -31,9 +31,9 @@ def forecast(
     if not kept or needed <= free:
         return None
     return (
-        f"too little space: {store.run} has room for {told(free)}, but {kept} checkpoints of about "
-        f"{told(size)} will be kept, and one more is written before an old one goes; keep fewer, "
-        "or make room"
+        f"too little space: {store.checkpoints} has room for {told(free)}, but {kept} checkpoints "
+        f"of about {told(size)} will be kept, and one more is written before an old one goes; "
+        "keep fewer, or make room"
     )
 
 
@@ -41,12 +41,12 @@ def shortage(store: Store, files: Any) -> str | None:
     """What is to be said before a checkpoint is written that the disk has no room for."""
     size = sum(map(_bytes, _tensors(files)))
     try:
-        free = store.storage.free(store.run)
+        free = store.storage.free(store.checkpoints)
     except OSError:  # the save will tell
         return None
     if size <= free:
         return None
-    room = f"{store.run} has room for {told(free)}"
+    room = f"{store.checkpoints} has room for {told(free)}"
     return f"too little space: {room}, the checkpoint takes {told(size)}"
 
 

@@ -44,6 +44,10 @@ def _free(path: Path) -> int:
     return shutil.disk_usage(path).free
 
 
+def _put(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+
 @dataclass(frozen=True, slots=True)
 class Storage:
     """How files are written; every function raises OSError."""
@@ -63,9 +67,48 @@ class Storage:
     rmdir: Callable[[Path], None] = os.rmdir
     free: Callable[[Path], int] = _free
     """Bytes that can still be written where a path lies."""
+    put: Callable[[Path, bytes], None] = _put
+    """Write a small file in one go, over what it held; of use where no rename is atomic."""
+    atomic_rename: bool = True
+    """Whether a directory can be written aside and renamed. Where it can't, it is written in its
+    place, and the file without which it does not exist is written last and removed first."""
 
 
 STORAGE = Storage()
+
+
+def is_local(path: Any) -> bool:
+    """Whether a path is one of this machine's, not one that `remote.path` made of a URL."""
+    return isinstance(path, Path)
+
+
+@contextmanager
+def reaching() -> Iterator[None]:
+    """Make whatever a remote file system raises an OSError, as the errors of a disk are."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(f"{type(error).__name__}: {error}") from error
+
+
+def listed(path: Any) -> list[Path]:
+    """What lies in a directory, by name; raises OSError, also where there is none."""
+    if is_local(path):
+        return sorted(path.iterdir())
+    # `iterdir` of a remote path takes a network that is down for a directory that isn't there.
+    with reaching():
+        path.fs.invalidate_cache()
+        found = [name.rstrip("/") for name in path.fs.ls(path.path, detail=False)]
+    own = path.path.rstrip("/")
+    return [path / name.rpartition("/")[2] for name in sorted(set(found)) if name != own]
+
+
+def read(path: Path) -> bytes:
+    """What a small file holds; raises OSError."""
+    with reaching():
+        return path.read_bytes()
 
 
 FLUSHED = 1 << 25
@@ -134,14 +177,25 @@ def writing(path: Path, storage: Storage = STORAGE) -> Iterator[Sink]:
     except BaseException:
         sink.end()
         with suppress(OSError):  # closing flushes again, and fails again; the first error counts
-            file.close()
+            _abandon(file)
         raise
     finally:
         sink.end()
 
 
+def _abandon(file: Any) -> None:
+    with reaching():
+        if hasattr(file, "forced"):
+            # Closed as it is, or collected, a file of fsspec would upload the half it has got.
+            file.forced = True
+            file.discard()
+        file.close()
+
+
 def replace_text(path: Path, text: str, storage: Storage = STORAGE) -> None:
     """Let `path` hold `text`, or what it held before, at every moment; raises OSError."""
+    if not storage.atomic_rename:
+        return storage.put(path, text.encode())
     aside = path.with_name(path.name + aside_suffix())
     try:
         with writing(aside, storage) as sink:
@@ -150,23 +204,30 @@ def replace_text(path: Path, text: str, storage: Storage = STORAGE) -> None:
     except BaseException:
         discard(aside, storage)
         raise
-    storage.sync_directory(path.parent)
+    return storage.sync_directory(path.parent)
 
 
-def remove_tree(path: Path, storage: Storage = STORAGE) -> None:
-    """Remove a file, or a directory with all it holds; raises OSError."""
-    if path.is_symlink() or not path.is_dir():
+def remove_tree(path: Path, storage: Storage = STORAGE, *, first: str = "") -> None:
+    """Remove a file, or a directory with all it holds, beginning with the file named `first`.
+
+    Raises OSError; then nothing but what came before is removed.
+    """
+    with reaching():
+        is_file = path.is_symlink() or not path.is_dir()
+    if is_file:
         return storage.remove(path)
-    for child in sorted(path.iterdir()):
+    for child in sorted(listed(path), key=lambda child: (child.name != first, child)):
         remove_tree(child, storage)
     return storage.rmdir(path)
 
 
-def discard(path: Path, storage: Storage = STORAGE) -> bool:
+def discard(path: Path, storage: Storage = STORAGE, *, first: str = "") -> bool:
     """Remove what is at `path` if that is possible; says whether it is gone."""
-    with suppress(OSError):
-        remove_tree(path, storage)
-    return not os.path.lexists(path)
+    try:
+        remove_tree(path, storage, first=first)
+    except OSError:
+        return is_local(path) and not os.path.lexists(path)
+    return True
 
 
 ASIDE = re.compile(r"\.tmp-(?P<pid>\d+)-(?P<host>[0-9a-f]{8})[0-9a-f]{8}$")

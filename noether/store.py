@@ -12,19 +12,32 @@ from typing import Any
 import torch
 import yaml
 
+from noether import remote
 from noether.checkpoint import Found, find, newest
 from noether.checkpoint.commit import commit, commit_together
 from noether.checkpoint.encoding import Path as TreePath
-from noether.checkpoint.manifest import MANIFEST, candidates, verify
+from noether.checkpoint.manifest import MANIFEST, candidates, read_manifest, verify
 from noether.checkpoint.retention import clean, prune
 from noether.checkpoint.staging import Staging
 from noether.distributed import part, this_launch
 from noether.effects import Save
+from noether.elsewhere import checkpoints_of, settled, taken
 from noether.errors import CheckpointError, ConfigurationError, RunLockedError
 from noether.journal import Journal, open_journal
 from noether.progress import Progress
-from noether.rundir import CHECKPOINTS, Lock, lock, new_run, probe, read_status, runs, write_status
-from noether.storage import STORAGE, Storage
+from noether.remote import REMOTE
+from noether.rundir import (
+    CHECKPOINTS,
+    Lock,
+    lock,
+    new_run,
+    probe,
+    probe_folder,
+    read_status,
+    runs,
+    write_status,
+)
+from noether.storage import STORAGE, Storage, is_local, read
 from noether.turn import Request
 
 STATE, CONFIG = "state.pt", "config.yaml"
@@ -54,10 +67,12 @@ class Store:
     """Memory for saves in the background; None: they are made at once."""
     pending: "Pending | None" = None
     writer: ThreadPoolExecutor | None = None
+    elsewhere: Path | None = None
+    """The folder of the checkpoints, where it isn't the usual one."""
 
     @property
     def checkpoints(self) -> Path:
-        return self.run / CHECKPOINTS
+        return self.elsewhere or self.run / CHECKPOINTS
 
 
 def finished(series: Path, resume: str) -> Path | None:
@@ -71,7 +86,7 @@ def goes_on(series: Path, resume: str) -> bool:
     run = _named(series, resume)
     if run is None:
         return resume not in ("never", "auto", "must")
-    return bool(candidates(run / CHECKPOINTS).manifests)
+    return bool(candidates(checkpoints_of(run)).manifests)
 
 
 def chosen(run: Path, checkpoint: str) -> tuple[Path, Found]:
@@ -84,7 +99,7 @@ def chosen(run: Path, checkpoint: str) -> tuple[Path, Found]:
         if newest_run is None:
             raise ConfigurationError([f"{run} is no run directory, nor a series of them"])
         run = newest_run
-    folder = run / CHECKPOINTS
+    folder = checkpoints_of(run)
     found = newest(folder) if checkpoint == "latest" else find(folder, checkpoint)
     if found is None:
         which = "no checkpoint" if checkpoint == "latest" else f"none of the tag {checkpoint!r}"
@@ -97,36 +112,37 @@ def _tags(folder: Path) -> str:
     return ", ".join(sorted(tags)) or "none"
 
 
-def open_store(series: Path, resume: str) -> Store:
+def open_store(series: Path, resume: str, checkpoint_dir: Path | None = None) -> Store:
     """The run directory that this session writes, locked and swept.
 
     `never` makes the next one of the series; `auto` goes on with the newest, or makes one; `must`
     only goes on; a path names a run to go on with, or a checkpoint that a new run starts from.
+    A new run's checkpoints go to a folder of its number in `checkpoint_dir`.
 
-    Raises ConfigurationError where there is nothing to go on with, CheckpointError where all
-    checkpoints are damaged, RunLockedError where another process owns the run.
+    Raises ConfigurationError where there is nothing to go on with or the checkpoints are elsewhere,
+    CheckpointError where all are damaged or gone, RunLockedError where another process owns the
+    run.
     """
     run = _named(series, resume)
     if run is None and resume == "must":
         raise ConfigurationError([f"resume 'must': there is no run in {series}; use 'auto'"])
     found = None
     if run is None:
-        if resume not in ("never", "auto"):
-            found = Found(_explicit(Path(resume)))
-        run = new_run(series)
+        found = None if resume in ("never", "auto") else Found(_explicit(resume))
+        run = new_run(series, taken(checkpoint_dir))
     owned = lock(run)
-    store = Store(run, owned, found, storage=STORAGE)
     try:
-        store.notes += clean(run, storage=STORAGE) + clean(store.checkpoints, storage=STORAGE)
+        store = opened(run, owned, found, settled(run, checkpoint_dir))
+        swept = clean(run, storage=STORAGE) + clean(store.checkpoints, storage=store.storage)
+        store.notes += [f"removed {name}, half written or half deleted" for name in swept]
         if read_status(run).get("state") == "done":
             raise RunLockedError(f"{run} was ended by another process just now; start again")
-        store.begun_from = found or newest(store.checkpoints)
-        if found is None and store.begun_from is not None:
-            store.committed = store.begun_from.manifest.update
+        if found is None:
+            _go_on(store)
         if store.begun_from is None and resume == "must":
             raise ConfigurationError([f"resume 'must': {run} holds no checkpoint; use 'auto'"])
         _count_attempt(store, resume)
-        probe(run)
+        _probe(store)
     except BaseException:
         owned.release()
         raise
@@ -150,9 +166,36 @@ def _count_attempt(store: Store, resume: str) -> None:
         )
 
 
-def joined_store(run: Path, begun_from: Found | None, committed: int | None) -> Store:
-    """The run directory that rank 0 has opened, on another rank."""
-    return Store(run, None, begun_from, committed=committed, storage=STORAGE)
+def _probe(store: Store) -> None:
+    probe(store.run)
+    if store.elsewhere is not None:
+        probe_folder(store.elsewhere, str(store.elsewhere), store.storage)
+
+
+def _go_on(store: Store) -> None:
+    """Find the newest checkpoint, if there is one."""
+    store.begun_from = newest(store.checkpoints, storage=store.storage)
+    if store.begun_from is not None:
+        store.committed = store.begun_from.manifest.update
+    elif store.elsewhere is not None:
+        _check_nothing_is_gone(store)
+
+
+def opened(run: Path, owned: Lock | None, begun_from: Found | None, folder: Path) -> Store:
+    """A run directory, its checkpoints in `folder`; without a lock on ranks but the first."""
+    elsewhere = None if folder == run / CHECKPOINTS else folder
+    how = STORAGE if is_local(folder) else REMOTE
+    return Store(run, owned, begun_from, storage=how, elsewhere=elsewhere)
+
+
+def _check_nothing_is_gone(store: Store) -> None:
+    """A disk of another machine, or a bucket that was emptied, is no reason to begin anew."""
+    update = read_status(store.run).get("update")
+    if update is not None:
+        raise CheckpointError(
+            f"{store.elsewhere} holds no checkpoint, but {store.run} has committed update {update} "
+            "there; make it reachable, or start afresh with resume 'never'"
+        )
 
 
 def last_launch(series: Path) -> Any:
@@ -170,14 +213,19 @@ def _named(series: Path, resume: str) -> Path | None:
     return Path(resume) if (Path(resume) / CHECKPOINTS).is_dir() else None
 
 
-def _explicit(path: Path) -> Any:
-    if not (path / MANIFEST).is_file():
+def _explicit(text: str) -> Any:
+    path = remote.path(text)
+    try:
+        read_manifest(path)
+    except CheckpointError as error:
+        if not isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+            raise
         raise ConfigurationError(
             [
-                f"resume {str(path)!r} is neither auto, must, never, a run directory, "
+                f"resume {text!r} is neither auto, must, never, a run directory, "
                 f"nor a checkpoint with a {MANIFEST}"
             ]
-        )
+        ) from error
     return verify(path)
 
 
@@ -215,11 +263,12 @@ def status(store: Store, state: str, now: Progress, **more: Any) -> None:
     write_status(store.run, state=state, **here, heartbeat=time.time(), pid=os.getpid(), **more)
 
 
-def recorded_config(directory: Path) -> Any:
-    """The configuration beside a checkpoint's run; None where there is none to read."""
-    path = directory.parent.parent / CONFIG
+def recorded_config(store: Store, directory: Path) -> Any:
+    """The configuration of a checkpoint's run; None where there is none to read."""
+    own = directory.parent == store.checkpoints
+    path = (store.run if own else directory.parent.parent) / CONFIG
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.safe_load(read(path).decode("utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
         return None
 

@@ -30,14 +30,15 @@ from noether.distributed import (
     ranks_here,
     restarted,
 )
-from noether.errors import ConfigurationError
+from noether.elsewhere import checkpoints_of
+from noether.elsewhere import chosen as chosen_place
+from noether.errors import CheckpointError, ConfigurationError
 from noether.feed import Feed, feed, horizon, reached, size
 from noether.loop import Clock, Course
 from noether.machine import machine
 from noether.progress import Progress
 from noether.randomness import seed_all, seed_rank
 from noether.resuming import go_on
-from noether.rundir import CHECKPOINTS
 from noether.running import lived
 from noether.saving import core_save, load_tagged, save
 from noether.schedules import Schedule
@@ -78,6 +79,7 @@ def train(
     workers: int = 0,
     seed: int = 0,
     run_dir: str | Path | None = None,
+    checkpoint_dir: str | Path | None = None,
     resume: str | Path = "never",
     async_save: bool = False,
     init_from: str | Path | Mapping[str, Any] | None = None,
@@ -112,7 +114,9 @@ def train(
         on the CPU, to how much it holds.
     on_nonfinite: "raise", read one tick late; "skip", or {"skip": limit in a row}, read at once.
     run_dir: the series in which this run gets a numbered directory; None writes nothing.
-    resume: "never", "auto", "must", or the path of a run or a checkpoint.
+    checkpoint_dir: where the run's checkpoints get a directory of its number, if not in its own: a
+        local path, or a URL of any file system of fsspec, "s3://bucket/digits" say.
+    resume: "never", "auto", "must", the path of a run, or the path or URL of a checkpoint.
     async_save: write checkpoints while training goes on; it stands still only to copy the state
         into CPU memory, which holds as much as a checkpoint and is kept for the next.
     init_from: the weights that a fresh run starts from: a .safetensors file, a state dict saved by
@@ -157,21 +161,24 @@ def _trained(
     if series is None:
         return lived(session)
     described = described_run(options, session.fold.pipeline)
-    session.world.store = _opened(series, resume, ranks)
+    given = options["checkpoint_dir"]
+    place = None if given is None else chosen_place(given)
+    session.world.store = _opened(series, resume, place, ranks)
     session.world.store.staging = Staging() if options["async_save"] else None
     return _recorded(session, described)
 
 
-def _opened(series: Path, resume: str, ranks: Ranks) -> storage.Store:
+def _opened(series: Path, resume: str, place: Path | None, ranks: Ranks) -> storage.Store:
     """The run directory, which rank 0 opens; the others are told where it is."""
     own: list[storage.Store] = []
 
     def opened() -> tuple[Any, ...]:
-        own.append(storage.open_store(series, resume))
-        return own[0].run, own[0].begun_from, own[0].committed
+        own.append(storage.open_store(series, resume, place))
+        return own[0].run, own[0].begun_from, own[0].checkpoints, own[0].committed
 
-    run, begun_from, committed = from_first(ranks, opened)
-    store = own[0] if own else storage.joined_store(run, begun_from, committed)
+    run, begun_from, folder, committed = from_first(ranks, opened)
+    store = own[0] if own else storage.opened(run, None, begun_from, folder)
+    store.committed = committed
     store.group = apart(ranks)
     return store
 
@@ -235,12 +242,12 @@ def _prepared(
 def _already_done(run: Path, options: Mapping[str, Any]) -> TrainState:
     """The closing state of a run that is done, its weights put into the model."""
     made = machine(options["model"], **chosen(options, MACHINE))
-    found = newest(run / CHECKPOINTS)
+    found = newest(checkpoints_of(run))
     carry, course = Carry(), Course(Progress())
     if found is not None:
         carry, _ = restore(found.directory, made, course, chain(options["callbacks"]))
         for tag in carry.loads:
-            load_tagged(run / CHECKPOINTS, tag, made)
+            load_tagged(checkpoints_of(run), tag, made)
     now = course.progress
     Console().say(f"{run} is done already, at update {now.update}; nothing is trained")
     state = TrainState("end", now, now, model=made.view, reason="the run was done already")
@@ -289,8 +296,15 @@ def _farewell(session: Session, store: storage.Store, state: str, reason: str) -
         console.warn(f"status.json could not be written: {error}")
     finally:
         storage.close_store(store)
-    for line in summary(store.checkpoints):
-        console.say(line)
+    _say_best(store, console)
     for name, times in session.world.warned.items():
         console.say(f"callback {name!r} failed {times} times; the run went on")
     console.say(f"{state}: {reason}\nrun directory {store.run}")
+
+
+def _say_best(store: storage.Store, console: Console) -> None:
+    try:
+        for line in summary(store.checkpoints):
+            console.say(line)
+    except CheckpointError as error:  # the network; the run is over all the same
+        console.warn(str(error))

@@ -501,6 +501,12 @@ def failures() -> list[str]:
     return [str(error) for store in stores for error in store.failures]
 
 
+def operations() -> list[str]:
+    """The names of what a storage does."""
+    names = [f.name for f in fields(Storage)]
+    return [name for name in names if callable(getattr(STORAGE, name))]
+
+
 @dataclass(slots=True)
 class Faulty:
     """Storage whose operation fails, the first time, in saves of some updates."""
@@ -510,7 +516,7 @@ class Faulty:
     calls: list[str] = field(default_factory=list)
 
     def storage(self) -> Storage:
-        made = {f.name: partial(self.call, f.name) for f in fields(Storage)}
+        made: dict[str, Any] = {name: partial(self.call, name) for name in operations()}
         return Storage(**made)
 
     def call(self, name: str, target: Any, *args: Any) -> Any:
@@ -639,7 +645,8 @@ def dying(scenario: str) -> Storage:
             os._exit(KILLED)
         return getattr(STORAGE, name)(target, *args)
 
-    return Storage(**{f.name: partial(call, f.name) for f in fields(Storage)})
+    made: dict[str, Any] = {name: partial(call, name) for name in operations()}
+    return Storage(**made)
 
 
 def main(scenario: str, series: str) -> None:

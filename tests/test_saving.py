@@ -97,7 +97,9 @@ def tapped(act: Act) -> Storage:
 
         return call
 
-    return Storage(**{field.name: wrapped(field.name) for field in fields(Storage)})
+    names = [field.name for field in fields(Storage) if callable(getattr(STORAGE, field.name))]
+    made: dict[str, Any] = {name: wrapped(name) for name in names}
+    return Storage(**made)
 
 
 def numbered(update: int, due: Container[int], act: Act) -> Storage:

@@ -472,7 +472,8 @@ def broken(name: str) -> Storage:
     def fail(*_: Any) -> Any:
         raise OSError(28, "No space left on device")
 
-    return replace(STORAGE, **{name: fail})
+    failing: dict[str, Any] = {name: fail}
+    return replace(STORAGE, **failing)
 
 
 @pytest.mark.parametrize("step", ["create", "write", "fsync", "close", "replace"])

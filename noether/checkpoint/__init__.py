@@ -8,17 +8,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from noether.checkpoint.manifest import (
+    BAD,
     LATEST,
+    MANIFEST,
+    STEP,
     Candidates,
     Damaged,
     Manifest,
     UnreadableError,
     candidates,
+    entries,
     verify,
 )
 from noether.checkpoint.retention import ranked
 from noether.errors import CheckpointError
-from noether.storage import STORAGE, Storage, replace_text
+from noether.remote import storage_of
+from noether.storage import Storage, listed, reaching, read, replace_text
 
 if TYPE_CHECKING:
     from noether.checkpoint.reading import Like as Like
@@ -50,15 +55,16 @@ class Found:
         return self.manifest.directory
 
 
-def newest(folder: Path, *, storage: Storage = STORAGE) -> Found | None:
+def newest(folder: Path, *, storage: Storage | None = None) -> Found | None:
     """The newest valid checkpoint in `folder`; None when there never was one.
 
-    Damaged ones are renamed `.bad-NAME`, and LATEST is put right. Raises CheckpointError when
-    there are only damaged ones, now or set aside before, or one of a newer noether.
+    Damaged ones are renamed `.bad-NAME`, or their manifest where that is not atomic, and LATEST
+    is put right. Raises CheckpointError when there are only damaged ones, now or set aside before,
+    or one of a newer noether, or (UnreachableError) when a remote file system does not answer.
     """
     found = _first_valid(folder, lambda manifests: manifests, "", _set_aside_before(folder))
     if found is not None:
-        _repair(folder, found.directory.name, storage)
+        _repair(folder, found.directory.name, storage or storage_of(folder))
     return found
 
 
@@ -117,6 +123,8 @@ def _notes(seen: Candidates, damaged: Iterable[Damaged]) -> tuple[str, ...]:
 def _set_aside(damaged: Damaged) -> str:
     """Rename it, with its reason inside. It may lie where nothing can be written: then it stays."""
     directory = damaged.directory
+    if not storage_of(directory).atomic_rename:
+        return _unmade(damaged, storage_of(directory))
     names = (f".bad-{directory.name}{'' if n == 1 else f'-{n}'}" for n in count(1))
     target = next(path for path in map(directory.with_name, names) if not path.exists())
     try:
@@ -127,19 +135,42 @@ def _set_aside(damaged: Damaged) -> str:
     return f"set aside as {target.name}: {damaged.reason}"
 
 
+def _unmade(damaged: Damaged, storage: Storage) -> str:
+    """Rename its manifest alone, with the reason beside it."""
+    directory = damaged.directory
+    try:
+        storage.put(directory / REASON, f"{damaged.reason}\n".encode())
+        storage.put(directory / BAD, read(directory / MANIFEST))
+        storage.remove(directory / MANIFEST)
+    except OSError as error:
+        return f"passed over {damaged}; it cannot be set aside: {error}"
+    return f"set aside {directory.name}, its manifest as {BAD}: {damaged.reason}"
+
+
 def _set_aside_before(folder: Path) -> list[Damaged]:
-    return [Damaged(path, _reason(path)) for path in sorted(folder.glob(".bad-*"))]
+    there = entries(folder)
+    bad = [path for path in there if path.name.startswith(".bad-")]
+    if not storage_of(folder).atomic_rename:
+        bad = [path for path in there if STEP.fullmatch(path.name) and _is_unmade(path)]
+    return [Damaged(path, _reason(path)) for path in bad]
+
+
+def _is_unmade(directory: Path) -> bool:
+    with suppress(OSError):
+        names = {child.name for child in listed(directory)}
+        return BAD in names and MANIFEST not in names
+    return False
 
 
 def _reason(path: Path) -> str:
     with suppress(OSError):
-        return (path / REASON).read_text(errors="replace").strip()
+        return read(path / REASON).decode(errors="replace").strip()
     return "set aside before"
 
 
 def _repair(folder: Path, name: str, storage: Storage) -> None:
     """LATEST is for people and scripts; where nothing can be written it is left as it is."""
     path = folder / LATEST
-    with suppress(OSError):
+    with suppress(OSError), reaching():
         if not path.is_file() or path.read_bytes().strip() != name.encode():
             replace_text(path, f"{name}\n", storage)

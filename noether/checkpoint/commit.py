@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,16 @@ from torch import Tensor
 
 from noether.checkpoint.encoding import ELSEWHERE, mapped, tensor_name
 from noether.checkpoint.encoding import Path as TreePath
-from noether.checkpoint.manifest import FORMAT, INDEX, LATEST, MANIFEST, candidates, parsed, sealed
+from noether.checkpoint.manifest import (
+    FORMAT,
+    INDEX,
+    LATEST,
+    MANIFEST,
+    candidates,
+    entries,
+    parsed,
+    sealed,
+)
 from noether.errors import CheckpointError
 from noether.storage import STORAGE, Storage, aside_suffix, discard, replace_text, writing
 
@@ -49,10 +59,11 @@ def _commit(
 ) -> Path:
     begun = _begin(folder, manifest, storage)
     try:
-        return _complete(begun, _write(files, begun.aside, storage), storage)
+        _complete(begun, _write(files, begun.aside, storage), storage)
     except BaseException:
-        discard(begun.aside, storage)
+        discard(begun.aside, storage, first=MANIFEST)
         raise
+    return _announce(begun, storage)
 
 
 def commit_together(
@@ -85,12 +96,13 @@ def commit_together(
     def complete(aside: Path, index: str, records: Mapping[str, Record]) -> None:
         more = {**_write(rest, aside, storage), INDEX: _write_text(aside / INDEX, index, storage)}
         _complete(begun[0], {**records, **more}, storage)
+        _announce(begun.pop(), storage)
 
     try:
         save(tensors, Writer(begin, partial(_save, storage=storage), complete), group)
     except BaseException as error:
         for each in begun:
-            discard(each.aside, storage)
+            discard(each.aside, storage, first=MANIFEST)
         if isinstance(error, CheckpointError):
             raise _failed(folder, manifest, error) from error.__cause__
         raise
@@ -118,6 +130,7 @@ class _Begun:
     """A checkpoint being written."""
 
     aside: Path
+    """The target itself, where no rename is atomic."""
     target: Path
     content: Mapping[str, Any]
 
@@ -127,17 +140,24 @@ def _begin(folder: Path, manifest: Mapping[str, Any], storage: Storage) -> _Begu
         storage.mkdir(folder)
         storage.sync_directory(folder.parent)
     target = _free(folder, manifest["update"])
-    aside = target.with_name(target.name + aside_suffix())
+    aside = target
+    if storage.atomic_rename:
+        aside = target.with_name(target.name + aside_suffix())
     begun = _Begun(aside, target, {**manifest, **_described(folder, target, manifest)})
     storage.mkdir(aside)
     return begun
 
 
-def _complete(begun: _Begun, records: Mapping[str, Any], storage: Storage) -> Path:
-    folder = begun.target.parent
+def _complete(begun: _Begun, records: Mapping[str, Any], storage: Storage) -> None:
+    """Write the manifest, and let the directory be there."""
     _write_manifest(begun.aside, {**begun.content, "files": dict(records)}, storage)
     storage.sync_directory(begun.aside)
-    storage.rename(begun.aside, begun.target)
+    if storage.atomic_rename:
+        storage.rename(begun.aside, begun.target)
+
+
+def _announce(begun: _Begun, storage: Storage) -> Path:
+    folder = begun.target.parent
     storage.sync_directory(folder)
     replace_text(folder / LATEST, f"{begun.target.name}\n", storage)
     return begun.target
@@ -148,11 +168,9 @@ def _write(files: Mapping[str, Any], aside: Path, storage: Storage) -> dict[str,
 
 
 def _free(folder: Path, update: int) -> Path:
-    path, copy = folder / f"step-{update}", 1
-    while path.exists():
-        copy += 1
-        path = folder / f"step-{update}-{copy}"
-    return path
+    taken = {entry.name for entry in entries(folder)}
+    names = (f"step-{update}{'' if copy == 1 else f'-{copy}'}" for copy in count(1))
+    return folder / next(name for name in names if name not in taken)
 
 
 def _described(folder: Path, target: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -189,7 +207,11 @@ def _write_text(path: Path, text: str, storage: Storage) -> dict[str, Any]:
 
 def _write_manifest(aside: Path, content: Mapping[str, Any], storage: Storage) -> None:
     parsed(aside, content)  # what could not be read again is not written
-    _write_text(aside / MANIFEST, sealed(content), storage)
+    text = sealed(content)
+    if storage.atomic_rename:
+        _write_text(aside / MANIFEST, text, storage)
+    else:  # nobody may see the half of it
+        storage.put(aside / MANIFEST, text.encode())
 
 
 def _noether_version() -> str:

@@ -4,18 +4,24 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, BinaryIO, Literal
 
 from noether.errors import CheckpointError
 from noether.plain import plain
-from noether.storage import ASIDE
+from noether.storage import ASIDE, is_local, listed, reaching, read
 
 MANIFEST = "manifest.json"
+BAD = "manifest.json.bad"
+"""The manifest of one that was set aside where nothing can be renamed."""
 LATEST = "LATEST"
+OWNER = "RUN"
+"""Says which run directory the checkpoints belong to, where they lie elsewhere."""
 INDEX = "tensors.json"
 """What there is of which tensor in which rank's file, where several ranks wrote."""
 FORMAT = 1
@@ -112,11 +118,11 @@ def read_manifest(directory: Path) -> Manifest:
     """The manifest of the checkpoint at `directory`.
 
     Raises CheckpointError when there is none, when it is damaged, or (NewerFormatError) when a
-    newer noether wrote it.
+    newer noether wrote it, or (UnreadableError) when a remote file system does not answer.
     """
     path = directory / MANIFEST
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read(path))
         fits = isinstance(content, dict) and content.pop("digest", None) == _digest(content)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise CheckpointError(f"{directory} is no checkpoint: it holds no {MANIFEST}") from error
@@ -175,8 +181,11 @@ def _file_name(name: str) -> str:
 def verify(directory: Path) -> Manifest:
     """The manifest of the checkpoint at `directory`, all of whose files fit their digests.
 
-    Raises CheckpointError naming the first file that does not.
+    Raises CheckpointError naming the first file that does not. Copies of remote files are held
+    until `let_go`, or until another checkpoint is verified.
     """
+    if not is_local(directory):
+        let_go()
     manifest = read_manifest(directory)
     for name in manifest.files:
         verify_file(manifest, name)
@@ -189,20 +198,77 @@ def _as_it_is(file: BinaryIO) -> Any:
 
 def verify_file(
     manifest: Manifest, name: str, *, watched: Callable[[BinaryIO], Any] = _as_it_is
-) -> Path:
-    """The path of one file that fits its digest; raises CheckpointError naming it otherwise.
+) -> Path | BinaryIO:
+    """What to read a file from that fits its digest: its path, or a local copy of a remote one.
 
-    `watched` gives what is read in the file's place.
+    Raises CheckpointError naming the file otherwise. `watched` gives what is read in its place.
     """
-    path = sized_file(manifest, name)
+    path, record = manifest.directory / name, manifest.files[name]
+    if is_local(path):
+        sized_file(manifest, name)
+    source, size, found = _digested(path, watched)
+    if size != record.get("bytes"):
+        raise CheckpointError(f"{path} has {size} bytes instead of {record.get('bytes')}")
+    if found != record.get("sha256"):
+        raise CheckpointError(f"{path} is damaged: its sha256 is not the manifest's")
+    return source
+
+
+HELD: dict[str, tuple[BinaryIO, int, str]] = {}
+"""Copies of the remote files that have been verified, so that loading fetches nothing again."""
+
+
+def let_go() -> None:
+    """Give back the room that copies of remote files take."""
+    while HELD:
+        HELD.popitem()[1][0].close()
+
+
+def _digested(path: Path, watched: Callable[[BinaryIO], Any]) -> tuple[Path | BinaryIO, int, str]:
+    """What to read a file from, its size and digest."""
     try:
-        with open(path, "rb", buffering=0) as file:
-            found = hashlib.file_digest(watched(file), "sha256").hexdigest()
+        if is_local(path):
+            with open(path, "rb", buffering=0) as file:
+                found = hashlib.file_digest(watched(file), "sha256").hexdigest()
+                return path, file.tell(), found
+        if str(path) not in HELD:
+            copy = _fetched(path)
+            HELD[str(path)] = copy, *_digest_of(copy)
     except OSError as error:
         raise _unreadable(path, error) from error
-    if found != manifest.files[name].get("sha256"):
-        raise CheckpointError(f"{path} is damaged: its sha256 is not the manifest's")
-    return path
+    copy, size, found = HELD[str(path)]
+    copy.seek(0)
+    return copy, size, found
+
+
+def _digest_of(file: Any) -> tuple[int, str]:
+    file.seek(0)
+    found = hashlib.file_digest(file, "sha256").hexdigest()
+    return file.tell(), found
+
+
+def _fetched(path: Path) -> BinaryIO:
+    copy: BinaryIO = TemporaryFile()  # noqa: SIM115
+    try:
+        with reaching(), path.open("rb") as remote:
+            shutil.copyfileobj(remote, copy, 1 << 20)
+    except BaseException:
+        copy.close()
+        raise
+    return copy
+
+
+def verify_sizes(manifest: Manifest) -> None:
+    """Raise CheckpointError where a file is not there, or not as long as it was written."""
+    for name, record in manifest.files.items():
+        path = manifest.directory / name
+        try:
+            with reaching():
+                size = path.stat().st_size
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        if size != record.get("bytes"):
+            raise CheckpointError(f"{path} has {size} bytes instead of {record.get('bytes')}")
 
 
 def sized_file(manifest: Manifest, name: str) -> Path:
@@ -259,20 +325,27 @@ def candidate(entry: Path) -> Manifest | Damaged | None:
     except OSError as error:  # another user's
         reason = f"it cannot be read: {error.strerror}"
     except CheckpointError as error:
+        if isinstance(error.__cause__, FileNotFoundError):  # half written, or half removed
+            return None
         reason = str(error)
     return Damaged(entry, reason) if STEP.fullmatch(entry.name) else None
 
 
 def _may_be_checkpoint(entry: Path) -> bool:
     hidden = entry.name.startswith(".") or ASIDE.search(entry.name) is not None
-    return not hidden and (entry / MANIFEST).is_file()
+    # Of a remote one only the attempt to read it tells: `is_file` hides a network that is down.
+    return not hidden and (not is_local(entry) or (entry / MANIFEST).is_file())
 
 
 def entries(folder: Path) -> Sequence[Path]:
-    """All that lies in a folder of checkpoints but LATEST; raises CheckpointError."""
+    """What lies in a folder of checkpoints, its own files aside.
+
+    Raises CheckpointError when it cannot be listed.
+    """
     try:
-        return sorted(entry for entry in folder.iterdir() if entry.name != LATEST)
+        return [entry for entry in listed(folder) if entry.name not in (LATEST, OWNER)]
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise CheckpointError(f"checkpoints in {folder} cannot be listed: {error}") from error
+        kind = CheckpointError if is_local(folder) else UnreadableError
+        raise kind(f"checkpoints in {folder} cannot be listed: {error}") from error

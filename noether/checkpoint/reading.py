@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from warnings import catch_warnings, simplefilter
 
 import torch
@@ -27,19 +27,20 @@ def load(directory: Path, name: str, like: Like | None = None) -> Any:
     if name not in manifest.files:
         hint = suggestion(name, manifest.files)
         raise CheckpointError(f"checkpoint {directory} holds no {name}. {hint}")
-    tree = unpickled(verify_file(manifest, name))
+    tree = unpickled(directory / name, verify_file(manifest, name))
     return _filled(manifest, name, tree, like) if INDEX in manifest.files else tree
 
 
-def unpickled(path: Path) -> Any:
+def unpickled(path: Path, copy: Path | BinaryIO | None = None) -> Any:
     """The tree of tensors and plain values that torch saved at `path`, on the CPU.
 
+    `copy` is what to read in its place.
     No code in it is ever run. Raises CheckpointError with one line that names the file.
     """
     try:
         with catch_warnings():
             simplefilter("ignore")  # torch warns of what it then refuses, or reads all the same
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(copy or path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise CheckpointError(f"{path} cannot be loaded: {_reason_of(error)}") from error
 

@@ -5,9 +5,19 @@ import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from noether.checkpoint.manifest import Claim, Manifest, candidates, verify
+from noether.checkpoint.manifest import (
+    BAD,
+    MANIFEST,
+    STEP,
+    Claim,
+    Manifest,
+    candidates,
+    entries,
+    verify,
+    verify_sizes,
+)
 from noether.errors import CheckpointError
-from noether.storage import STORAGE, Storage, discard, is_stale, remove_tree
+from noether.storage import STORAGE, Storage, discard, is_local, is_stale, listed, remove_tree
 
 TRASH = ".trash-"
 
@@ -71,23 +81,29 @@ def prune(folder: Path, *, storage: Storage = STORAGE) -> tuple[str, ...]:
     """Remove the checkpoints that no claim keeps any longer; their names.
 
     Copies under another name and what noether did not write stay. Raises CheckpointError when
-    the newest checkpoint is damaged (then nothing is removed) or a removal fails.
+    the newest checkpoint is damaged (then nothing is removed) or a removal fails. Of a remote one
+    only the sizes are looked at: it would have to be fetched after each save.
     """
     own = [m for m in candidates(folder).manifests if m.content.get("name") == m.name]
     stay = kept(own)
     gone = [manifest for manifest in own if manifest.name not in stay]
-    if gone:
+    if gone and is_local(folder):
         verify(own[0].directory)
+    elif gone:
+        verify_sizes(own[0])
     for manifest in reversed(gone):
         _remove(manifest.directory, storage)
     return tuple(manifest.name for manifest in gone)
 
 
 def _remove(directory: Path, storage: Storage) -> None:
-    trash = directory.with_name(f"{TRASH}{directory.name}-{secrets.token_hex(4)}")
+    trash = directory
+    if storage.atomic_rename:
+        trash = directory.with_name(f"{TRASH}{directory.name}-{secrets.token_hex(4)}")
     try:
-        storage.rename(directory, trash)
-        remove_tree(trash, storage)
+        if storage.atomic_rename:
+            storage.rename(directory, trash)
+        remove_tree(trash, storage, first=MANIFEST)
     except OSError as error:
         raise CheckpointError(f"old checkpoint {directory} cannot be removed: {error}") from error
 
@@ -97,10 +113,21 @@ def clean(folder: Path, *, storage: Storage = STORAGE) -> tuple[str, ...]:
 
     For the start of a process that holds the run's lock, before its first commit.
     """
-    if not folder.is_dir():
+    if is_local(folder) and not folder.is_dir():
         return ()
-    left = [path for path in folder.iterdir() if path.name.startswith(TRASH) or is_stale(path.name)]
+    left = [path for path in entries(folder) if _is_left(path, storage)]
     return tuple(sorted(path.name for path in left if discard(path, storage)))
+
+
+def _is_left(path: Path, storage: Storage) -> bool:
+    if path.name.startswith(TRASH) or is_stale(path.name):
+        return True
+    if storage.atomic_rename or not STEP.fullmatch(path.name):
+        return False
+    try:
+        return not {MANIFEST, BAD} & {child.name for child in listed(path)}
+    except OSError:  # then it stays
+        return False
 
 
 def summary(folder: Path) -> Iterator[str]:

@@ -30,6 +30,7 @@ from torch.distributed.checkpoint.state_dict_loader import load as load_planned
 from torch.distributed.checkpoint.state_dict_saver import save as save_planned
 from torch.futures import Future
 
+from noether import remote
 from noether.checkpoint.manifest import INDEX, Manifest, verify_file
 from noether.errors import CheckpointError
 
@@ -73,7 +74,7 @@ class Writer:
         return [replace(plan, storage_data=path) for plan, path in zip(plans, where, strict=True)]
 
     def write_data(self, plan: SavePlan, planner: Any) -> Future[Written]:
-        path = Path(plan.storage_data)
+        path = remote.path(plan.storage_data)
         parts = [_compact(planner.resolve_data(item)) for item in plan.items]
         record = self.write(parts, path) if parts else None
         places = {item.index: number for number, item in enumerate(plan.items)}
@@ -162,11 +163,11 @@ def read_index(manifest: Manifest) -> dict[str, Stored]:
 
     Raises CheckpointError where the index is damaged.
     """
-    path = verify_file(manifest, INDEX)
+    path, source = manifest.directory / INDEX, verify_file(manifest, INDEX)
     try:
-        found = json.loads(path.read_bytes())
+        found = json.loads(source.read_bytes() if isinstance(source, Path) else source.read())
         stored = {str(name): _stored(**kept) for name, kept in found.items()}
-        _check_once([part for kept in stored.values() for part in kept.parts])
+        _check_once([p for kept in stored.values() for p in kept.parts if math.prod(p.sizes)])
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} is no index of tensors: {error!r}") from error
     return stored
@@ -288,10 +289,11 @@ def _described(kept: Stored) -> TensorStorageMetadata:
 def _tensors(manifest: Manifest, file: str) -> Sequence[Tensor]:
     if file not in manifest.files:
         raise ValueError(f"{file} is not in the manifest")
-    path = verify_file(manifest, file)
-    found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    source = verify_file(manifest, file)
+    mapped = isinstance(source, Path)
+    found = torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
     if not isinstance(found, list) or not all(isinstance(each, Tensor) for each in found):
-        raise ValueError(f"{path} is no list of tensors")
+        raise ValueError(f"{manifest.directory / file} is no list of tensors")
     return found
 
 

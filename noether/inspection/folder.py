@@ -192,7 +192,7 @@ def damaged(path: Path, reason: str, look: Look) -> Checkpoint:
 
 def _problem(manifest: Manifest, look: Look) -> str | None:
     """Why it is not valid."""
-    check: Callable[[Manifest, str], Path] = sized_file
+    check: Callable[[Manifest, str], Any] = sized_file
     if not look.quick:
         check = partial(verify_file, watched=lambda file: Watched(file, manifest.name, look))
     try:

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from noether.checkpoint.manifest import LATEST, MANIFEST
+from noether.elsewhere import checkpoints_of
 from noether.errors import CheckpointError
 from noether.inspection.folder import Look, Survey, best, survey
 from noether.inspection.records import Best, Checkpoint, InspectedRun, Resume
@@ -16,11 +17,26 @@ from noether.inspection.values import count, limits, number, progress, short, st
 from noether.journal import Extent, extent
 from noether.progress import Progress
 from noether.rundir import CHECKPOINTS, STATUS, Owner, owner, read_status
+from noether.storage import is_local
+
+
+def _checkpoints(path: Path, notes: list[str]) -> Path:
+    """Where its checkpoints are; of those on a remote file system only the place is told."""
+    try:
+        folder = checkpoints_of(path)
+    except CheckpointError as error:
+        notes.append(str(error))
+        return path / CHECKPOINTS
+    if is_local(folder):
+        return folder
+    notes.append(f"its checkpoints are in {folder}, which is not looked at")
+    return path / CHECKPOINTS
 
 
 def inspected(path: Path, look: Look, now: float, *, brief: bool = False) -> InspectedRun:
     """All that there is in the run directory; `brief`: without its journal and configuration."""
-    folder, notes = path / CHECKPOINTS, list[str]()
+    notes = list[str]()
+    folder = _checkpoints(path, notes)
     read, owned = _status(path, notes), owner(path)
     status = read or {}
     journal = None if brief else _journal(path / "journal.jsonl", notes)

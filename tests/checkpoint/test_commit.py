@@ -35,6 +35,12 @@ def save(folder: Path, update: int, storage: Storage = STORAGE) -> Path:
     return commit(folder, files(update), {"update": update, "claims": claims}, storage=storage)
 
 
+def functions() -> Iterator[tuple[str, Any]]:
+    """The names and functions of the real storage."""
+    named = ((field.name, getattr(STORAGE, field.name)) for field in fields(Storage))
+    return ((name, value) for name, value in named if callable(value))
+
+
 def faulty(due: Container[int], act: Callable[[], object]) -> Storage:
     """Real storage that acts before each call whose number is due."""
     calls = itertools.count(1)
@@ -47,7 +53,8 @@ def faulty(due: Container[int], act: Callable[[], object]) -> Storage:
 
         return call
 
-    return Storage(**{f.name: wrapped(getattr(STORAGE, f.name)) for f in fields(Storage)})
+    made: dict[str, Any] = {name: wrapped(function) for name, function in functions()}
+    return Storage(**made)
 
 
 def calls_of(action: Callable[[Storage], object]) -> int:
@@ -252,7 +259,8 @@ def test_everything_is_on_the_disk_before_it_is_named(tmp_path: Path) -> None:
         done.append(f"{name} {ASIDE.sub('.tmp', target)}")
         return getattr(STORAGE, name)(*args)
 
-    storage = Storage(**{f.name: partial(noted, f.name) for f in fields(Storage)})
+    listening: dict[str, Any] = {name: partial(noted, name) for name, _ in functions()}
+    storage = Storage(**listening)
     commit(tmp_path, {"model.pt": 0}, {"update": 3}, storage=storage)
     assert [name for name, _ in itertools.groupby(done)] == [
         "mkdir step-3.tmp",

@@ -238,7 +238,8 @@ def storage(before: Callable[[str, tuple[Any, ...]], object]) -> Iterator[None]:
     What it raises is what the disk says. The library has one record of these calls, which is
     changed in place: a run takes no other.
     """
-    real = {field.name: getattr(STORAGE, field.name) for field in fields(STORAGE)}
+    named = {field.name: getattr(STORAGE, field.name) for field in fields(STORAGE)}
+    real = {name: function for name, function in named.items() if callable(function)}
 
     def told(name: str) -> Callable[..., Any]:
         def call(*args: Any) -> Any:
