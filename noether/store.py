@@ -57,9 +57,8 @@ class Store:
     failures: list[Exception] = field(default_factory=list)
     """Of the saves that failed since the last one that didn't."""
     notes: list[str] = field(default_factory=list)
-    attempts: int = 1
-    """Sessions in a row, this one included, that began at its checkpoint as the last ones failed.
-    """
+    earlier: Mapping[str, Any] = field(default_factory=dict)
+    """What `status.json` said when it was opened."""
     storage: Storage = STORAGE
     group: Any = None
     """The ranks that save together, where there are several."""
@@ -141,7 +140,7 @@ def open_store(series: Path, resume: str, checkpoint_dir: Path | None = None) ->
             _go_on(store)
         if store.begun_from is None and resume == "must":
             raise ConfigurationError([f"resume 'must': {run} holds no checkpoint; use 'auto'"])
-        _count_attempt(store, resume)
+        _check_attempts(store, resume)
         _probe(store)
     except BaseException:
         owned.release()
@@ -150,20 +149,28 @@ def open_store(series: Path, resume: str, checkpoint_dir: Path | None = None) ->
 
 
 MAX_ATTEMPTS = 5
-"""Sessions that may fail in a row without a checkpoint that is newer than the one they began at."""
+"""Sessions that may fail in a row at one update without a newer checkpoint."""
 
 
-def _count_attempt(store: Store, resume: str) -> None:
+def _check_attempts(store: Store, resume: str) -> None:
     """Raises CheckpointError where it is no use to try once more; a path given is a wish to."""
-    last = read_status(store.run)
-    if last.get("state") == "failed" and last.get("update") == store.committed:
-        store.attempts = 1 + last.get("attempts", 1)
-    if store.attempts > MAX_ATTEMPTS and resume == "auto":
+    last = store.earlier = read_status(store.run)
+    stuck = last.get("state") == "failed" and last.get("update") == store.committed
+    if stuck and last.get("attempts", 1) >= MAX_ATTEMPTS and resume == "auto":
         raise CheckpointError(
             f"{store.run} has failed {MAX_ATTEMPTS} times in a row without progress, the last time "
             f"with {last.get('reason')!r}; see traceback.txt there, then go on with "
             f"resume={str(store.run)!r}"
         )
+
+
+def _attempts(store: Store, state: str, now: Progress) -> int:
+    """How many sessions in a row have failed as this one does, this one included."""
+    last = store.earlier
+    stuck = last.get("state") == "failed" and last.get("update") == store.committed
+    if state == "failed":
+        stuck = stuck and last.get("at_update") == now.update
+    return 1 + last.get("attempts", 1) if stuck else 1
 
 
 def _probe(store: Store) -> None:
@@ -259,7 +266,7 @@ def status(store: Store, state: str, now: Progress, **more: Any) -> None:
     if store.lock is None:
         return
     here = {"update": store.committed, "at_update": now.update, "session": now.session}
-    here |= {"attempts": store.attempts, "launch": this_launch()}
+    here |= {"attempts": _attempts(store, state, now), "launch": this_launch()}
     write_status(store.run, state=state, **here, heartbeat=time.time(), pid=os.getpid(), **more)
 
 
