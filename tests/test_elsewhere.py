@@ -281,7 +281,8 @@ def test_the_third_failure_in_a_row_ends_the_run_which_can_go_on_later(
 
     with pytest.raises(CheckpointError, match="no route to the store"):
         train(tmp_path, S3, Callback("down", before_update=down), async_save=async_save)
-    assert read_status(tmp_path / "1")["update"] == 2
+    # In the background the save of update 2 may still be under way when the store goes down.
+    assert read_status(tmp_path / "1")["update"] in ({1, 2} if async_save else {2})
     before = dict(store.objects)
     with pytest.raises(CheckpointError, match="no route to the store"):
         train(tmp_path, None, resume="auto")

@@ -85,6 +85,8 @@ def test_full_at_one_call_of_a_save_it_is_reported_and_training_goes_on(
     # Row 8: at first, middle and last call of each kind. What the save left is removed, the
     # previous one is whole, and the run ends as if nothing had been.
     for name, number in places(tmp_path / "places"):
+        if name == "free":  # who can't say what room there is hinders no save
+            continue
         disk = Disk(lambda call, n=number: (call.update, call.number) == (4, n))  # type: ignore[misc]
         series = tmp_path / f"{name}{number}"
         seen: list[tuple[int, list[str]]] = []
