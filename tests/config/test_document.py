@@ -43,7 +43,8 @@ def without_sign(text: str) -> str:
 
 def core_rules(text: str) -> object:
     """The tables of YAML 1.2, section 10.3.2, by hand."""
-    tables: dict[str, object] = {"": None, "~": None, ".nan": math.nan}
+    tables: dict[str, object] = {"": None, "~": None}
+    tables |= dict.fromkeys((".nan", ".NaN", ".NAN"), math.nan)
     for word, meaning in {"null": None, "true": True, "false": False}.items():
         tables |= {word: meaning, word.upper(): meaning, word.capitalize(): meaning}
     if text in tables:
@@ -65,6 +66,8 @@ def core_rules(text: str) -> object:
 
 @given(st.text("0123456789eEx.+-_o~nulltrfasT:", max_size=8) | st.text(max_size=4))
 @example(".nan")
+@example(".NaN")
+@example(".NAN")
 def test_plain_scalars_follow_the_core_rules(text: str) -> None:
     found, expected = scalar(text), core_rules(text)
     assert type(found) is type(expected)
