@@ -58,12 +58,10 @@ def others(times: Times, folder: Path, module: torch.nn.Module, optimizer: list[
 
     def save(state: TrainState) -> None:
         content = {"weights": module.state_dict(), "optimizer": optimizer[0].state_dict()}
-        path = folder / "plain.pt"
-        path.unlink(missing_ok=True)
-        measured(times, "torch.save", torch.save, content, path)
-        path.unlink()
-        measured(times, "flushed torch.save", flushed, content, path)
-        path.unlink()
+        for name, way in (("torch.save", torch.save), ("flushed torch.save", flushed)):
+            measured(times, name, way, content, folder / f"{name} {state.now.update}.pt")
+            # A run keeps its last checkpoint until the next is safe: so does each way here.
+            (folder / f"{name} {state.now.update - EVERY}.pt").unlink(missing_ok=True)
         given = {"checkpoint_id": folder / f"dcp-{len(times['dcp.async_save'])}"}
         writing = measured(times, "dcp.async_save", dcp.async_save, content, **given)
         writing.result()

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.serialization import config
 
 from noether.checkpoint.encoding import ELSEWHERE, mapped, tensor_name
 from noether.checkpoint.encoding import Path as TreePath
@@ -189,7 +190,8 @@ def _described(folder: Path, target: Path, manifest: Mapping[str, Any]) -> dict[
 
 
 def _save(tree: Any, path: Path, storage: Storage) -> dict[str, Any]:
-    with writing(path, storage) as sink:
+    # Its sha256 stands in the manifest: a checksum for each tensor would be computed for nothing.
+    with writing(path, storage) as sink, config.patch("save.compute_crc32", False):
         try:
             torch.save(tree, sink)  # type: ignore[arg-type]  # it needs only write and flush
         except RuntimeError:
