@@ -191,7 +191,8 @@ def _described(folder: Path, target: Path, manifest: Mapping[str, Any]) -> dict[
 
 def _save(tree: Any, path: Path, storage: Storage) -> dict[str, Any]:
     # Its sha256 stands in the manifest: a checksum for each tensor would be computed for nothing.
-    with writing(path, storage) as sink, config.patch("save.compute_crc32", False):
+    plain = config.patch({"save.compute_crc32": False})  # type: ignore[attr-defined]
+    with writing(path, storage) as sink, plain:
         try:
             torch.save(tree, sink)  # type: ignore[arg-type]  # it needs only write and flush
         except RuntimeError:
