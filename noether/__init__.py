@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from noether import hooks, schedules
     from noether.callback import Callback, DataPass, chain, factory, hook, stateful
     from noether.config import Run, load
-    from noether.effects import Do, Load, Log, Save, Say, Set, Stop, Write
+    from noether.effects import Do, Export, Load, Log, Save, Say, Set, Stop, Write
     from noether.errors import (
         CheckpointError,
         ConfigurationError,
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 _SOURCES = {
     "callback": ("Callback", "DataPass", "chain", "factory", "hook", "stateful"),
     "config": ("Run", "load"),
-    "effects": ("Do", "Load", "Log", "Save", "Say", "Set", "Stop", "Write"),
+    "effects": ("Do", "Export", "Load", "Log", "Save", "Say", "Set", "Stop", "Write"),
     "errors": (
         *("CheckpointError", "ConfigurationError", "FeedError", "HookError", "NonFiniteError"),
         *("RankError", "RunLockedError"),
@@ -74,6 +74,7 @@ __all__ = [
     "ConfigurationError",
     "DataPass",
     "Do",
+    "Export",
     "FeedError",
     "HookError",
     "Load",

@@ -47,8 +47,26 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
+class Export:
+    """Write weights to `weights/{name}.safetensors` of the run directory, over what is there."""
+
+    name: str
+    weights: str = "live"
+    """The live ones, or an average that a callback keeps."""
+    models: tuple[str, ...] | None = None
+    """The submodules whose weights are written; None: all of the model's."""
+    frozen: bool = True
+    """Whether parameters that are not trained are written too."""
+
+
+@dataclass(frozen=True, slots=True)
 class Write:
-    """Store `payload` as `name` in the run directory's outputs."""
+    """Store `payload` as `name` in the run directory's outputs.
+
+    The end of the name says how: `.json` and `.txt`, `.csv` of columns by name, `.png` of an image
+    (channels, height, width) or a matplotlib figure, `.svg` of a figure; any other name gets `.pt`
+    and takes a tree of tensors and plain values.
+    """
 
     name: str
     payload: Any
@@ -56,7 +74,11 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Set:
-    """Change an optimizer's hyper-parameter: `lr`, or `lr` of one group as `lr/encoder`."""
+    """Change an optimizer's hyper-parameter: `lr`, or `lr` of one group as `lr/encoder`.
+
+    `trainable/encoder.*` says whether the parameters of that name pattern, or of the parameter
+    group of that name, are trained: True or False.
+    """
 
     target: str
     value: Any
@@ -77,4 +99,4 @@ class Do:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-Effect: TypeAlias = Log | Say | Save | Load | Write | Set | Stop | Do
+Effect: TypeAlias = Log | Say | Save | Load | Export | Write | Set | Stop | Do

@@ -3,7 +3,8 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -13,7 +14,7 @@ from noether.errors import FeedError, NonFiniteError
 from noether.feed import Feed, Window, advanced, counted, reached, to_device
 from noether.feed.serving import Server, Update, updates
 from noether.feed.streams import Part
-from noether.machine import Machine, backward, finish_gradients, finite, hyper
+from noether.machine import Machine, backward, finish_gradients, finite, forward, hyper
 from noether.progress import Progress
 from noether.state import Event, TrainState
 
@@ -34,7 +35,8 @@ class Course:
     clock: Clock = time.monotonic
     since: float = 0.0
     """Clock reading at the last tick."""
-    timings: dict[str, float] = field(default_factory=dict)
+    pause: float = 0.0
+    """Seconds of data passes and saves since the last update."""
     elapsed: float = 0.0
     """Training time by this process's clock."""
     exchange: Exchange | None = None
@@ -107,7 +109,7 @@ def _update(
     losses: dict[str, Tensor] = {}
     outputs: Any = None
     counters = Counter[str]()
-    timings = dict.fromkeys(("data_wait", "forward_backward", "update"), 0.0)
+    timings = dict.fromkeys(("data_wait", "forward", "backward"), 0.0)
     for number in range(1, len(window.micro_batches) + 1):
         poll()
         started = course.clock()
@@ -115,10 +117,13 @@ def _update(
         batch = _received(machine, feed, part, counters)
         loaded = course.clock()
         last = number == len(window.micro_batches)
-        found, outputs = backward(machine, batch, part.share, last=last)
+        given, outputs = forward(machine, batch, last=last)
+        forwarded = course.clock()
+        found = backward(given, part.share)
         _add_losses(losses, found, part.share)
         timings["data_wait"] += loaded - started
-        timings["forward_backward"] += course.clock() - loaded
+        timings["forward"] += forwarded - loaded
+        timings["backward"] += course.clock() - forwarded
         if "accumulation_step" in events:
             now = course.progress
             state = _snapshot(machine, base, "accumulation_step", now, now)
@@ -135,7 +140,8 @@ def _update(
     if machine.scheduler is not None and _rate_steps(machine, window, performed=performed):
         machine.scheduler.step()
     ended = course.clock()
-    timings["update"] = ended - started
+    timings |= {"step": ended - started, "pause": course.pause}
+    course.pause = 0.0
     if feed.counters:
         counted_here = total(machine.ranks, {name: counters[name] for name in feed.counters})
         counters = Counter(coming.counters) + Counter(counted_here)
@@ -151,6 +157,16 @@ def _received(machine: Machine, feed: Feed, part: Part, counters: Counter[str]) 
     if part.share:
         counters.update(counted(feed, part.batch))
     return to_device(part.batch, machine.device)
+
+
+@contextmanager
+def paused(course: Course) -> Iterator[None]:
+    """Around what training stands still for."""
+    begun = course.clock()
+    try:
+        yield
+    finally:
+        course.pause += course.clock() - begun
 
 
 def _timed(course: Course, progress: Progress, now: float) -> Progress:

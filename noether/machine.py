@@ -1,8 +1,9 @@
 """The live things of a run - model, loss, optimizer - and the single steps made with them."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from noether.distributed import ALONE, Ranks, agreed, local_device
-from noether.errors import ConfigurationError
+from noether.errors import ConfigurationError, suggestion
 from noether.state import ModelView
 
 MAX_SKIPPED = 100
@@ -160,13 +161,40 @@ def _view(machine: Machine) -> ModelView:
     def norm() -> Tensor | None:
         return machine.grad_norm
 
+    def recording(batch: Any, patterns: Sequence[str]) -> Mapping[str, Any]:
+        inputs = batch[0] if isinstance(batch, tuple | list) else batch
+        return recorded(machine.module, patterns, lambda: call(inputs))
+
     return ModelView(
         MappingProxyType(dict(machine.module.named_parameters())),
         MappingProxyType(dict(machine.module.named_buffers())),
         call,
         losses,
         norm,
+        recording,
     )
+
+
+def recorded(
+    module: torch.nn.Module, patterns: Sequence[str], call: Callable[[], Any]
+) -> dict[str, Any]:
+    """What the submodules of these name patterns give while `call` runs, by name."""
+    found: dict[str, Any] = {}
+    chosen = [
+        (name, part)
+        for name, part in module.named_modules()
+        if name and any(fnmatchcase(name, pattern) for pattern in patterns)
+    ]
+    handles = [
+        part.register_forward_hook(lambda *given, name=name: found.update({name: given[2]}))
+        for name, part in chosen
+    ]
+    try:
+        call()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: found[name] for name, _ in chosen if name in found}
 
 
 def evaluate_loss(
@@ -198,10 +226,8 @@ def _shapes(loss: Any) -> str:
     return f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
 
 
-def backward(
-    machine: Machine, batch: Any, share: float, *, last: bool = True
-) -> tuple[dict[str, Tensor], Any]:
-    """Forward and backward of a micro-batch that is `share` of its update's samples.
+def forward(machine: Machine, batch: Any, *, last: bool = True) -> tuple[dict[str, Tensor], Any]:
+    """The losses of a micro-batch that a backward follows, and the loss function's outputs.
 
     The ranks exchange their gradients in the `last` one of an update.
     """
@@ -209,10 +235,14 @@ def backward(
         from noether.parallel import set_gradient_sync  # late: it takes longer than all of noether
 
         set_gradient_sync(machine.forward, machine.module, last=last)
-    losses, outputs = evaluate_loss(machine, batch, machine.forward)
+    return evaluate_loss(machine, batch, machine.forward)
+
+
+def backward(losses: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
+    """Backward of a micro-batch that is `share` of its update's samples; gives its losses."""
     total = losses["total"] if share == 1.0 else losses["total"] * share
     total.backward()  # type: ignore[no-untyped-call]
-    return {name: loss.detach() for name, loss in losses.items()}, outputs
+    return {name: loss.detach() for name, loss in losses.items()}
 
 
 def finish_gradients(machine: Machine) -> None:
@@ -286,6 +316,8 @@ def _numbers(group: Mapping[str, Any]) -> dict[str, float]:
 def apply_setting(machine: Machine, target: str, value: Any) -> None:
     """Perform a `Set`: a hyper-parameter in every group, or `lr/encoder` in one."""
     key, _, wanted = target.partition("/")
+    if key == "trainable":
+        return _train_or_freeze(machine, wanted, trained=bool(value))
     groups = machine.optimizer.param_groups
     chosen = [g for i, g in enumerate(groups) if not wanted or group_name(groups, i) == wanted]
     if not chosen or any(key not in group for group in chosen):
@@ -293,6 +325,28 @@ def apply_setting(machine: Machine, target: str, value: Any) -> None:
         raise LookupError(f"Set({target!r}): no such hyper-parameter; known: {sorted(known)}")
     for group in chosen:
         group[key] = value
+    return None
+
+
+def _train_or_freeze(machine: Machine, wanted: str, *, trained: bool) -> None:
+    """Let the parameters of a group or name pattern be trained, or not."""
+    groups = machine.optimizer.param_groups
+    held = [g["params"] for i, g in enumerate(groups) if group_name(groups, i) == wanted]
+    grouped = {id(parameter) for group in held for parameter in group}
+    named = dict(machine.module.named_parameters(remove_duplicate=False))
+    chosen = [p for n, p in named.items() if id(p) in grouped or fnmatchcase(n, wanted)]
+    if not chosen:
+        hint = suggestion(wanted, named)
+        raise LookupError(f"Set('trainable/{wanted}'): no parameter has such a name. {hint}")
+    changed = [p for p in chosen if p.requires_grad != trained]
+    for parameter in changed:
+        parameter.requires_grad_(trained)
+        parameter.grad = None
+    if changed and machine.forward is not None:
+        from noether.parallel import copied  # late: it takes longer than all of noether
+
+        # It looked once, when it was made, at which gradients there will be.
+        machine.forward = copied(machine.module, machine.loss, machine.device)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from noether.effects import Do, Load, Log, Save, Say, Set, Write
 from noether.errors import CheckpointError, suggestion
 from noether.fold import Outcome
 from noether.journal import row
+from noether.loop import paused
 from noether.machine import apply_setting
 from noether.saving import load_tagged, save, settle
 from noether.storage import writing
@@ -26,7 +27,9 @@ def perform(world: World, outcome: Outcome) -> None:
         if isinstance(request.effect, Set):
             apply_setting(world.machine, request.effect.target, request.effect.value)
     saves = [r for r in outcome.requests if isinstance(r.effect, Save)]
-    save(world, outcome.carry, saves, final=outcome.state.event == "end")
+    if saves:
+        with paused(world.course):
+            save(world, outcome.carry, saves, final=outcome.state.event == "end")
     _load(world, outcome)
 
 

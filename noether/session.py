@@ -18,6 +18,7 @@ from noether.feed import Feed, reached, size
 from noether.feed.fetches import pass_numbers
 from noether.feed.foresight import Outlook, fetches
 from noether.feed.serving import Batch, Server, batches, server
+from noether.loop import paused
 from noether.machine import hyper
 from noether.progress import Progress
 from noether.signals import Signals
@@ -125,7 +126,8 @@ def served(session: Session, callbacks: Pipeline, memories: Mapping[str, Any]) -
     found = _shown(session, ", ".join(c.name for c in callbacks), data, found)
     pipeline = session.fold.pipeline
     named = {c.name: weights(pipeline, c.data.weights, memories) for c in callbacks if c.data}
-    return passes.serve(callbacks, found, machine, poll=poll, weights=named)
+    with paused(session.world.course):
+        return passes.serve(callbacks, found, machine, poll=poll, weights=named)
 
 
 def _shown(session: Session, names: str, data: DataPass, found: Iterable[Batch]) -> Iterator[Batch]:

@@ -1,6 +1,6 @@
 """The immutable snapshot that a hook sees."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -23,6 +23,7 @@ class ModelView:
     call: Callable[..., Any] = field(repr=False)
     losses: Callable[[Any], Mapping[str, "Tensor"]] = field(repr=False)
     norm: Callable[[], "Tensor | None"] = field(repr=False)
+    recording: Callable[[Any, Sequence[str]], Mapping[str, Any]] = field(repr=False)
 
     @property
     def gradients(self) -> Mapping[str, "Tensor"]:
@@ -44,6 +45,13 @@ class ModelView:
         The inputs are the first element of a tuple or list, else the batch itself.
         """
         return self.call(batch[0] if isinstance(batch, tuple | list) else batch)
+
+    def record(self, batch: Any, modules: Sequence[str] = ("*",)) -> Mapping[str, Any]:
+        """What the submodules whose dotted names match a pattern give for a batch, by name.
+
+        Of a submodule that is called more than once, the last call's.
+        """
+        return self.recording(batch, modules)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the model itself, in the run's precision."""
@@ -84,7 +92,8 @@ class TrainState:
     """Hyper-parameters by parameter group: `hyper["default"]["lr"]`."""
     dataset_lengths: Mapping[str, int | None] = field(default_factory=dict)
     timings: Mapping[str, float] = field(default_factory=dict)
-    """Seconds of this update by part: data_wait, forward_backward, update."""
+    """Seconds of this update by part: data_wait, forward, backward, step (the optimizer's), and
+    pause: what data passes and saves took since the update before."""
     memories: Mapping[str, Any] = field(default_factory=dict)
     rank: int = 0
     world_size: int = 1

@@ -1,14 +1,14 @@
 """A small model as hooks see it, each view with tensors of its own."""
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from noether.machine import named_losses
+from noether.machine import named_losses, recorded
 from noether.randomness import apart
 from noether.state import ModelView
 
@@ -55,7 +55,10 @@ def view(
         found = [p.grad for p in parameters.values() if p.grad is not None]
         return torch.nn.utils.get_total_norm(found) if found else None
 
-    return ModelView(parameters, buffers, call, losses, norm)
+    def recording(batch: Any, patterns: Sequence[str]) -> Mapping[str, Any]:
+        return recorded(module, patterns, lambda: call(batch[0]))
+
+    return ModelView(parameters, buffers, call, losses, norm, recording)
 
 
 def _moved(

@@ -146,6 +146,6 @@ def _losses(value: float) -> dict[str, Tensor]:
 
 
 def _timings(tick: Tick) -> dict[str, float]:
-    """The tick's time, in three equal parts."""
-    third = (tick.now.seconds - tick.before.seconds) / 3
-    return dict.fromkeys(("data_wait", "forward_backward", "update"), third)
+    """The tick's time, in equal parts."""
+    part = (tick.now.seconds - tick.before.seconds) / 5
+    return dict.fromkeys(("data_wait", "forward", "backward", "step", "pause"), part)

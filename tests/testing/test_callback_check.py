@@ -29,11 +29,11 @@ from noether import (
     hook,
     hooks,
     on_improvement,
-    once_at_end,
     stateful,
     where,
 )
 from noether.testing import check_callback
+from tests.hooks.cases import ALL
 
 FEW = 12
 
@@ -44,36 +44,11 @@ def check(callback: Any, **options: Any) -> None:
 
 # ---------------------------------------------------------------- good ones
 
-LOSS = "loss/val/total"
-
-BUILT_IN: Mapping[str, tuple[Callback, Mapping[str, Any] | None]] = {
-    "accuracy": (every(epochs=1)(hooks.accuracy(dataset="val")), {"correct": 0.5}),
-    "best_checkpoint": (hooks.best_checkpoint(metric=LOSS, keep_best=2), None),
-    "checkpoint": (hooks.checkpoint(), None),
-    "early_stopping": (hooks.early_stopping(metric=LOSS, patience=2), None),
-    "ema": (hooks.ema(decay=[0.9, 0.5], start=2, every=2, warmup=True), None),
-    "learning_rate": (every(updates=2)(hooks.learning_rate(momentum=True)), None),
-    "offline_loss": (hooks.offline_loss(dataset="val"), {"total": torch.tensor(0.5)}),
-    "online_loss": (every(updates=3)(hooks.online_loss()), None),
-    "param_count": (hooks.param_count(), None),
-    "progress": (hooks.progress(schedule=every(updates=2) | once_at_end), None),
-}
-
-
-def test_all_built_ins_are_here() -> None:
-    assert sorted(BUILT_IN) == hooks.__all__
-
-
-@pytest.mark.parametrize("name", hooks.__all__)
-def test_a_built_in_breaks_no_law(name: str) -> None:
-    callback, results = BUILT_IN[name]
-    check(callback, results=results)
-
 
 @pytest.mark.parametrize("name", ["best_checkpoint", "early_stopping", "online_loss"])
 def test_a_built_in_of_another_schedule_breaks_none_either(name: str) -> None:
     schedule = every(updates=2) | on_improvement("accuracy") | first(1, where(third))
-    check(replace(BUILT_IN[name][0], schedule=schedule))
+    check(replace(ALL[name].callback, schedule=schedule))
 
 
 def third(state: Any) -> bool:

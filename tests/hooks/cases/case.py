@@ -1,0 +1,22 @@
+"""One built-in callback as the tests of the whole catalogue take it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from noether import Callback
+
+
+@dataclass(frozen=True)
+class Case:
+    """A callback that says when it runs, and the options of its entry in YAML."""
+
+    callback: Callback
+    required: Mapping[str, Any] = field(default_factory=dict)
+    """What an entry must say, and no more."""
+    full: Mapping[str, Any] = field(default_factory=dict)
+    """Every option that the factory takes, and `name`; none of them its default."""
+    results: Mapping[str, Any] | None = None
+    """What its data pass comes to, if it has one."""
+    metrics: tuple[str, ...] = ()
+    """Metrics that the run reports besides those that it declares to read."""
