@@ -44,6 +44,7 @@ def checked(
         *_passes(options["datasets"], pipeline),
         *_weights(pipeline, shared_out=ranks > 1 and options["parallel"] == "fsdp"),
         *_counters(options["counters"]),
+        *_actions(options["actions"]),
         *_init_from(options["init_from"], pipeline),
     ]
     if problems:
@@ -227,6 +228,15 @@ def _counters(given: Any) -> Iterator[str]:
             yield f"counters: {name!r} can't name a counter; tokens can"
         elif not callable(count):
             yield f"counters: {name} is {count!r}; expected a function of a batch"
+
+
+def _actions(given: Any) -> Iterator[str]:
+    if given is not None and not isinstance(given, Mapping):
+        yield f"actions is a {type(given).__name__}; expected names to functions"
+        return
+    for name, action in (given or {}).items():
+        if not isinstance(name, str) or not callable(action):
+            yield f"actions: {name!r} is {action!r}; expected a function, by its name"
 
 
 def _init_from(given: Any, pipeline: Pipeline) -> Iterator[str]:

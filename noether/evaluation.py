@@ -163,7 +163,9 @@ def _prepared(
         **idle,
         **options,
     )
-    world = World(made, Course(Progress()), feed.seed, None, Console(rank=ranks.rank), None)
+    world = World(
+        made, Course(Progress()), feed.seed, None, Console(rank=ranks.rank), None, pipeline
+    )
     lengths = {name: size(data) for name, data in datasets.items()}
     start = Progress()
     base = TrainState("evaluation", start, start, model=made.view, dataset_lengths=lengths)
@@ -203,7 +205,7 @@ def _evaluated(session: Session) -> TrainState:
         world.console.wipe()
     raise_fatal(session, outcome.state, tell_failures(world, outcome.failures))
     write_row(world, outcome)
-    show(world, outcome.requests)
+    show(world, outcome.requests, outcome.carry.memories)
     return outcome.state
 
 

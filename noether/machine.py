@@ -155,8 +155,8 @@ def _view(machine: Machine) -> ModelView:
         with machine.autocast():
             return machine.module(*args, **kwargs)
 
-    def losses(batch: Any) -> Mapping[str, Tensor]:
-        return evaluate_loss(machine, batch)[0]
+    def losses(batch: Any) -> tuple[Mapping[str, Tensor], Any]:
+        return evaluate_loss(machine, batch)
 
     def norm() -> Tensor | None:
         return machine.grad_norm

@@ -1,28 +1,29 @@
 """The world's side of a tick: effects performed in their one order."""
 
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-
-from noether.checkpoint.encoding import encode
-from noether.effects import Do, Load, Log, Save, Say, Set, Write
-from noether.errors import CheckpointError, suggestion
+from noether.averages import weights
+from noether.effects import Do, Export, Load, Log, Save, Say, Set, Write
+from noether.errors import CheckpointError, ConfigurationError, suggestion
 from noether.fold import Outcome
 from noether.journal import row
 from noether.loop import paused
 from noether.machine import apply_setting
+from noether.outputs import write
 from noether.saving import load_tagged, save, settle
-from noether.storage import writing
 from noether.turn import Failure, Request, fatal
+from noether.weights.live import export
 from noether.world import World
+
+WEIGHTS = "weights"
 
 
 def perform(world: World, outcome: Outcome) -> None:
     """Perform a tick's effects in order; a `Stop` is the session's to obey."""
     write_row(world, outcome)
-    show(world, outcome.requests)
+    show(world, outcome.requests, outcome.carry.memories)
     for request in outcome.requests:
         if isinstance(request.effect, Set):
             apply_setting(world.machine, request.effect.target, request.effect.value)
@@ -33,18 +34,18 @@ def perform(world: World, outcome: Outcome) -> None:
     _load(world, outcome)
 
 
-def show(world: World, requests: Sequence[Request]) -> None:
-    """Perform `Say`, `Write` and `Do`."""
+def show(world: World, requests: Sequence[Request], memories: Mapping[str, Any]) -> None:
+    """Perform `Say`, `Export`, `Write` and `Do`."""
     for request in requests:
-        _show(world, request)
+        _show(world, request, memories)
 
 
-def _show(world: World, request: Request) -> None:
+def _show(world: World, request: Request, memories: Mapping[str, Any]) -> None:
     effect = request.effect
     if isinstance(effect, Say):
         world.console.say(effect.text)
-    elif isinstance(effect, Write):
-        _write(world, effect)
+    elif isinstance(effect, Write | Export):
+        _put(world, effect, memories)
     elif isinstance(effect, Do):
         if effect.action not in world.actions:
             hint = suggestion(effect.action, world.actions)
@@ -65,17 +66,20 @@ def _load(world: World, outcome: Outcome) -> None:
         load_tagged(world.store.checkpoints, request.effect.tag, world.machine)
 
 
-def _write(world: World, effect: Write) -> None:
+def _put(world: World, effect: Write | Export, memories: Mapping[str, Any]) -> None:
+    """Write a file of the run directory; what fails there is no reason to end a run."""
     if world.store is None:
         world.console.warn(f"{effect.name} is not written: the run has no run directory")
         return
-    if world.machine.ranks.rank:
-        return
-    folder = world.store.run / "outputs"
-    folder.mkdir(exist_ok=True)
-    path = folder / f"{effect.name.replace('/', '.')}.pt"
-    with writing(path) as sink:
-        torch.save(encode(effect.payload, effect.name), sink)  # type: ignore[arg-type]
+    try:
+        if isinstance(effect, Export):
+            average = weights(world.pipeline, effect.weights, memories)
+            machine = world.machine
+            export(world.store.run / WEIGHTS, effect, machine.module, average, machine.ranks)
+        elif folder := world.outputs():
+            write(folder, effect.name, effect.payload)
+    except (OSError, TypeError, ValueError, ImportError, ConfigurationError) as error:
+        world.console.warn(f"{effect.name} is not written: {error}; training goes on")
 
 
 def write_row(world: World, outcome: Outcome) -> None:

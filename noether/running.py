@@ -255,7 +255,7 @@ def _preempted(session: Session) -> None:
     state = replace(at(session, "end", session.world.course.progress), reason=session.signals.name)
     outcome = folding.leave(session.fold, state, session.carry, "after_training")
     session.closed = True
-    show(session.world, outcome.requests)
+    show(session.world, outcome.requests, outcome.carry.memories)
     raise_fatal(session, state, tell_failures(session.world, outcome.failures))
 
 
@@ -266,7 +266,7 @@ def _leave(session: Session, error: BaseException, *hooks: str) -> None:
     closing = () if session.closed else ("after_training",)
     outcome = folding.leave(session.fold, state, session.carry, *hooks, *closing)
     try:
-        show(session.world, outcome.requests)
+        show(session.world, outcome.requests, outcome.carry.memories)
     except Exception as later:
         error.add_note(f"then, while its closing hooks were served: {later}")
     for failure in outcome.failures:

@@ -21,7 +21,7 @@ class ModelView:
     parameters: Mapping[str, "Tensor"]
     buffers: Mapping[str, "Tensor"]
     call: Callable[..., Any] = field(repr=False)
-    losses: Callable[[Any], Mapping[str, "Tensor"]] = field(repr=False)
+    losses: Callable[[Any], "tuple[Mapping[str, Tensor], Any]"] = field(repr=False)
     norm: Callable[[], "Tensor | None"] = field(repr=False)
     recording: Callable[[Any, Sequence[str]], Mapping[str, Any]] = field(repr=False)
 
@@ -37,6 +37,10 @@ class ModelView:
 
     def loss(self, batch: Any) -> Mapping[str, "Tensor"]:
         """The run's loss of a batch, by name, `total` among them, in the run's precision."""
+        return self.losses(batch)[0]
+
+    def loss_and_outputs(self, batch: Any) -> "tuple[Mapping[str, Tensor], Any]":
+        """The run's loss of a batch, and what the loss function returned beside it."""
         return self.losses(batch)
 
     def predict(self, batch: Any) -> Any:

@@ -196,15 +196,23 @@ def replace_text(path: Path, text: str, storage: Storage = STORAGE) -> None:
     """Let `path` hold `text`, or what it held before, at every moment; raises OSError."""
     if not storage.atomic_rename:
         return storage.put(path, text.encode())
+    with replacing(path, storage) as sink:
+        sink.write(text.encode())
+    return None
+
+
+@contextmanager
+def replacing(path: Path, storage: Storage = STORAGE) -> Iterator[Sink]:
+    """A sink; what went into it takes the place of `path` when the block ends; raises OSError."""
     aside = path.with_name(path.name + aside_suffix())
     try:
         with writing(aside, storage) as sink:
-            sink.write(text.encode())
+            yield sink
         storage.replace(aside, path)
     except BaseException:
         discard(aside, storage)
         raise
-    return storage.sync_directory(path.parent)
+    storage.sync_directory(path.parent)
 
 
 def remove_tree(path: Path, storage: Storage = STORAGE, *, first: str = "") -> None:

@@ -91,6 +91,7 @@ def train(
     drop_last: bool = False,
     shuffle: bool = True,
     counters: Mapping[str, Callable[[Any], int]] | None = None,
+    actions: Mapping[str, Callable[..., Any]] | None = None,
     device: str | None = None,
     parallel: str = "ddp",
     sync_batchnorm: bool = False,
@@ -112,6 +113,7 @@ def train(
     datasets: evaluation sets by the names that data passes use.
     counters: what else is counted, for `every(tokens=...)` say: by name, a function from a batch,
         on the CPU, to how much it holds.
+    actions: what `Do` can ask for beside what every run has: by name, a function of its options.
     on_nonfinite: "raise", read one tick late; "skip", or {"skip": limit in a row}, read at once.
     run_dir: the series in which this run gets a numbered directory; None writes nothing.
     checkpoint_dir: where the run's checkpoints get a directory of its number, if not in its own: a
@@ -234,7 +236,16 @@ def _prepared(
     if total.sample is not None:
         for name, why in forecast.warnings(pipeline, forecast.line(served, total)):
             console.warn(f"callback {name!r} can never run: {why}")
-    world = World(made, course, options["seed"], served.length, console, None)
+    world = World(
+        made,
+        course,
+        options["seed"],
+        served.length,
+        console,
+        None,
+        pipeline,
+        options["actions"] or {},
+    )
     given = (served, options["until"], base, signals, datasets, Carry(), options["workers"])
     return Session(world, fold, *given)
 

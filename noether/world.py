@@ -1,19 +1,16 @@
 """What a session has to do with besides callbacks: all that changes, and all that is written to."""
 
-import gc
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
 
-import torch
-
+from noether.actions import Actions, actions
+from noether.callback import Pipeline
 from noether.console import Console
 from noether.loop import Course
 from noether.machine import Machine
 from noether.store import Store
 
-Actions = Mapping[str, Callable[..., Any]]
-ACTIONS: Actions = {"collect_garbage": gc.collect, "empty_cache": torch.cuda.empty_cache}
+OUTPUTS = "outputs"
 
 
 @dataclass(slots=True)
@@ -27,6 +24,17 @@ class World:
     """Samples of the training set, where they are known."""
     console: Console
     store: Store | None
-    actions: Actions = field(default_factory=lambda: ACTIONS)
+    pipeline: Pipeline = ()
+    actions: Actions = field(default_factory=dict)
+    """More than every run has, by name."""
     warned: dict[str, int] = field(default_factory=dict)
     """Errors of observers, by callback."""
+
+    def __post_init__(self) -> None:
+        self.actions = {**actions(self.outputs), **self.actions}
+
+    def outputs(self) -> Path | None:
+        """Where this rank writes its outputs; None: nowhere."""
+        if self.store is None or self.machine.ranks.rank:
+            return None
+        return self.store.run / OUTPUTS

@@ -48,8 +48,8 @@ def view(
     def call(*args: Any, **kwargs: Any) -> Any:
         return functional_call(module, {**parameters, **buffers}, args, kwargs)
 
-    def losses(batch: Any) -> dict[str, Tensor]:
-        return named_losses(loss(call, batch))[0]
+    def losses(batch: Any) -> tuple[dict[str, Tensor], Any]:
+        return named_losses(loss(call, batch))
 
     def norm() -> Tensor | None:
         found = [p.grad for p in parameters.values() if p.grad is not None]
