@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         FeedError,
         HookError,
         NonFiniteError,
+        PurityError,
         RankError,
         RunLockedError,
     )
@@ -51,7 +52,7 @@ _SOURCES = {
     "effects": ("Do", "Export", "Load", "Log", "Save", "Say", "Set", "Stop", "Write"),
     "errors": (
         *("CheckpointError", "ConfigurationError", "FeedError", "HookError", "NonFiniteError"),
-        *("RankError", "RunLockedError"),
+        *("PurityError", "RankError", "RunLockedError"),
     ),
     "evaluation": ("evaluate",),
     "inspection": ("inspect",),
@@ -83,6 +84,7 @@ __all__ = [
     "NonFiniteError",
     "Preempted",
     "Progress",
+    "PurityError",
     "RankError",
     "Run",
     "RunLockedError",

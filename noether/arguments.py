@@ -16,7 +16,6 @@ from noether.weights import request
 
 PLAIN = (bool, int, float, str, type(None))
 NOT_BUILT: Mapping[str, tuple[Any, str]] = {
-    "strict": (False, "purity of hooks is not proven"),
     "compile": (False, "the model is run as it is"),
 }
 CHOICES: Mapping[str, tuple[str, ...]] = {
@@ -103,8 +102,9 @@ def _choices(options: Mapping[str, Any]) -> Iterator[str]:
     if not _is_policy(options["on_nonfinite"]):
         found = options["on_nonfinite"]
         yield f"on_nonfinite is {found!r}; expected 'raise', 'skip' or {{'skip': LIMIT}}"
-    if not isinstance(options["async_save"], bool):
-        yield f"async_save is {options['async_save']!r}; expected True or False"
+    for name in ("async_save", "strict"):
+        if not isinstance(options[name], bool):
+            yield f"{name} is {options[name]!r}; expected True or False"
     for name, known in CHOICES.items():
         if options[name] == "fp16":
             yield "precision 'fp16' is not built yet; use 'bf16' or 'fp32'"

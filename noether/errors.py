@@ -31,6 +31,10 @@ class HookError(RuntimeError):
     """A hook raised; the message names callback, hook and progress, the cause is the hook's own."""
 
 
+class PurityError(RuntimeError):
+    """A hook did what hooks may not do; found with `strict=True`."""
+
+
 class NonFiniteError(RuntimeError):
     """The loss or a gradient was NaN or infinite."""
 

@@ -37,6 +37,7 @@ from noether.feed import Feed, feed, horizon, reached, size
 from noether.loop import Clock, Course
 from noether.machine import machine
 from noether.progress import Progress
+from noether.purity import watched
 from noether.randomness import seed_all, seed_rank
 from noether.resuming import go_on
 from noether.running import lived
@@ -127,6 +128,10 @@ def train(
     parallel: on several ranks, started by `torchrun` say, "ddp" keeps a copy of the model on each,
         "fsdp" shares it out. `batch_size` is that of all ranks together.
     sync_batchnorm: make batch norms take the mean over all ranks; GPUs only.
+    strict: look around every call of a hook for what hooks may not do: changing tensors, drawing
+        random numbers, reading or logging undeclared metrics, keeping the model's own tensors. Such
+        a hook is an error that names it, any error of a hook ends the run, and small models train
+        several times slower: for tests and first runs.
     defaults: False for no default callbacks, {"progress": False} for all but one.
     config: what `config.yaml` in the run directory shall say.
 
@@ -218,6 +223,7 @@ def _prepared(
 ) -> Session:
     """A session at the beginning of a run, nothing written yet."""
     served, total, pipeline = laid_out(options, pipeline, ranks)
+    pipeline = tuple(map(watched, pipeline)) if options["strict"] else pipeline
     fold = folding.compiled(pipeline)
     console = Console(rank=ranks.rank)
     first = options["init_from"]

@@ -7,6 +7,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
+from inspect import unwrap
 from types import FunctionType, MethodType
 from typing import Any, NoReturn
 
@@ -199,7 +200,8 @@ def memory_types(functions: Iterable[Callable[..., Any]]) -> dict[str, type]:
     these classes were defined. Of two with one name the nearer one counts, in this order.
     """
     found: dict[str, type] = {}
-    queue: list[Any] = list(functions)
+    given = list(functions)
+    queue: list[Any] = [*map(unwrap, given), *given]
     seen: set[int] = set()
     for item in queue:  # grows meanwhile: breadth first, so nearer classes come first
         if id(item) in seen:

@@ -20,3 +20,9 @@ class Case:
     """What its data pass comes to, if it has one."""
     metrics: tuple[str, ...] = ()
     """Metrics that the run reports besides those that it declares to read."""
+    beside: tuple[Callback, ...] = ()
+    """Callbacks that it needs beside it in a run."""
+    datasets: Mapping[str, Any] = field(default_factory=dict)
+    """Evaluation sets that it needs in a run, if not `val` of inputs and targets."""
+    timed: bool = False
+    """Whether it tells of time or of this machine, which no other run has alike."""

@@ -17,5 +17,6 @@ CASES = {
         hooks.progress(schedule=every(updates=2) | once_at_end),
         {},
         {"name": "lines", "schedule": "every(updates=10)"},
+        timed=True,
     ),
 }
