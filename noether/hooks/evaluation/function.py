@@ -50,8 +50,8 @@ def evaluate(
     """
     before = prefix(weights)
     promised = None if writes is None else texts("evaluate: writes", writes)
-    whole = isinstance(reduce, str) or callable(reduce)
-    shaped = reduce if whole or isinstance(reduce, Mapping) else tuple(reduce)
+    joining: Any = tuple(reduce) if isinstance(reduce, list) else reduce
+    joining = dict(_flat(joining)) if isinstance(joining, Mapping | tuple) else joining
 
     def processed(model: Any, batch: Any) -> dict[str, Any]:
         return {key: _tensor(value) for key, value in _flat(process(model, batch))}
@@ -67,9 +67,7 @@ def evaluate(
     return Callback(
         f"{before}evaluate/{dataset}",
         on_schedule=log_metrics,
-        data=DataPass(
-            dataset, processed, shaped if whole else dict(_flat(shaped)), batch_size, weights, limit
-        ),
+        data=DataPass(dataset, processed, joining, batch_size, weights, limit),
         reads=(),
         writes=None if promised is None else tuple(f"{before}{name}" for name in promised),
     )

@@ -42,7 +42,7 @@ def offline_loss(
     def losses(model: ModelView, batch: Any) -> dict[str, Any]:
         return _by_metric(model.loss(batch))
 
-    def losses_and_outputs(model: Any, batch: Any) -> dict[str, Any]:
+    def losses_and_outputs(model: ModelView, batch: Any) -> dict[str, Any]:
         named, outputs = model.loss_and_outputs(batch)
         found = chosen(outputs, (), patterns, "offline_loss")
         means = {f"{before}{name}/{dataset}": number(name, v).mean() for name, v in found.items()}
@@ -51,9 +51,12 @@ def offline_loss(
     def _by_metric(named: Mapping[str, Any]) -> dict[str, Any]:
         return {f"{before}loss/{dataset}/{name}": loss for name, loss in named.items()}
 
+    def log_losses(state: TrainState) -> Log | None:
+        return Log(state.results) if state.results else None
+
     return Callback(
         f"{before}offline_loss/{dataset}",
-        on_schedule=_log_results,
+        on_schedule=log_losses,
         data=DataPass(
             dataset, losses_and_outputs if patterns else losses, "mean", batch_size, weights, limit
         ),
@@ -83,17 +86,17 @@ def accuracy(
     """
     metric = f"{prefix(weights)}accuracy/{dataset}"
 
-    def correct(model: ModelView, batch: Any) -> dict[str, torch.Tensor]:
-        return {metric: model.predict(batch).argmax(-1) == batch[1]}
+    def log_accuracy(state: TrainState) -> Log | None:
+        return Log({metric: state.results["correct"]}) if state.results else None
 
     return Callback(
         metric,
-        on_schedule=_log_results,
-        data=DataPass(dataset, correct, "mean", batch_size, weights, limit),
+        on_schedule=log_accuracy,
+        data=DataPass(dataset, _correct, "mean", batch_size, weights, limit),
         reads=(),
         writes=(metric,),
     )
 
 
-def _log_results(state: TrainState) -> Log | None:
-    return Log(state.results) if state.results else None
+def _correct(model: ModelView, batch: Any) -> dict[str, torch.Tensor]:
+    return {"correct": model.predict(batch).argmax(-1) == batch[1]}

@@ -1,6 +1,6 @@
 """What the model predicts for the samples of a data set, as a file."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from torch import Tensor
@@ -73,17 +73,17 @@ def _target(batch: Any) -> dict[str, Any]:
 
 
 def _check_rows(rows: Mapping[str, Any]) -> None:
-    single = [
-        key for key, value in rows.items() if not isinstance(value, list) and not _long(value)
-    ]
-    sizes = {key: len(value) for key, value in rows.items() if key not in single}
-    if single or len(set(sizes.values())) > 1:
-        found = f"{', '.join(single)} has no rows" if single else f"rows are {sizes}"
-        raise ValueError(f"predictions: {found}; expected one row per sample of each key")
+    sizes = {key: _size(value) for key, value in rows.items()}
+    if None in sizes.values() or len(set(sizes.values())) > 1:
+        found = ", ".join(f"{key} has {size or 'none'}" for key, size in sizes.items())
+        raise ValueError(f"predictions: expected one row per sample of each key; {found}")
 
 
-def _long(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.ndim > 0
+def _size(value: Any) -> int | None:
+    """How many rows an output has; None where it is no tensor or list of them."""
+    if isinstance(value, Tensor):
+        return len(value) if value.ndim else None
+    return len(value) if isinstance(value, list | tuple) else None
 
 
 def _columns(results: Mapping[str, Any]) -> dict[str, list[Any]]:
@@ -107,4 +107,8 @@ def _listed(values: Any) -> list[Any]:
     return listed
 
 
-FORMS = {"pt": dict, "csv": _columns, "json": _rows}
+FORMS: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
+    "pt": dict,
+    "csv": _columns,
+    "json": _rows,
+}

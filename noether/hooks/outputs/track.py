@@ -10,6 +10,7 @@ from noether.effects import Effect, Log, Say, Write
 from noether.hooks.outputs.names import chosen, number, stamp, texts
 from noether.state import TrainState
 
+Values = Mapping[str, Any]
 Sums = Mapping[str, tuple[Any, int]]
 """Sums of an output's numbers, still on the device, and how many they are."""
 
@@ -58,19 +59,17 @@ def track_outputs(
     def pick(state: TrainState) -> dict[str, Any]:
         return chosen(state.outputs, *wanted, "track_outputs")
 
-    def report(
-        state: TrainState, means: Mapping[str, Any], kept: Mapping[str, Any]
-    ) -> list[Effect]:
-        effects: list[Effect] = [Log({f"{key}/{{I}}": m for key, m in means.items()})]
+    def report(state: TrainState, means: Values, kept: Values) -> list[Effect]:
+        logged = [Log({f"{key}/{{I}}": m for key, m in means.items()})]
         said = [_said(state, key, mean) for key, mean in means.items()] if verbose else []
         saved = [Write(_file(state, key), value) for key, value in kept.items()]
-        return [*(effects if log_output and means else []), *said, *(saved if save_output else [])]
+        return [*(logged if log_output and means else ()), *said, *(saved if save_output else ())]
 
     return _last(pick, report, rest) if reduce == "last" else _mean(pick, report, rest)
 
 
 Pick = Callable[[TrainState], dict[str, Any]]
-Report = Callable[[TrainState, Mapping[str, Any], Mapping[str, Any]], list[Effect]]
+Report = Callable[[TrainState, Values, Values], list[Effect]]
 
 
 def _mean(pick: Pick, report: Report, rest: Mapping[str, Any]) -> Callback:
@@ -100,11 +99,11 @@ def _settle(state: TrainState, tracked: Tracked) -> tuple[Tracked, None]:
 
 
 def _added(one: Sums, other: Sums) -> Sums:
-    more = {
-        key: (one.get(key, (0.0, 0))[0] + total, count) for key, (total, count) in other.items()
-    }
-    counted = {key: (total, one.get(key, (0.0, 0))[1] + n) for key, (total, n) in more.items()}
-    return {**one, **counted}
+    return {**one, **{key: _both(one.get(key, (0.0, 0)), part) for key, part in other.items()}}
+
+
+def _both(one: tuple[Any, int], other: tuple[Any, int]) -> tuple[Any, int]:
+    return one[0] + other[0], one[1] + other[1]
 
 
 def _nothing(state: TrainState) -> Tracked:
@@ -137,12 +136,8 @@ def _check(
     wanted: tuple[Sequence[str], Sequence[str]], reduce: str, *, log_output: bool, save_output: bool
 ) -> None:
     if not any(wanted):
-        raise ValueError(
-            "track_outputs: keys and patterns are empty; expected one of them at least"
-        )
+        raise ValueError("track_outputs: keys and patterns are empty; expected one at least")
     if reduce not in ("mean", "last"):
         raise ValueError(f"track_outputs: reduce is {reduce!r}; expected 'mean' or 'last'")
     if not log_output and not save_output:
-        raise ValueError(
-            "track_outputs: log_output and save_output are false; expected one of them at least"
-        )
+        raise ValueError("track_outputs: log_output and save_output are false; set one at least")
