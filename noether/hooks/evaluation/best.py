@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from glob import escape
 
 from noether.callback import Callback, factory
 from noether.effects import Log
@@ -38,8 +39,8 @@ def best_metric(
 
     Raises ValueError where no target is given, or one twice.
 
-    >>> best_metric(source="loss/val/total", targets=["accuracy/test"]).writes
-    ('accuracy/test/at_best/loss/val/total',)
+    >>> best_metric(source="loss/val/total", targets=["accuracy/test"]).name
+    'best_metric/loss/val/total'
     """
     required = texts("best_metric: targets", targets)
     optional = texts("best_metric: optional_targets", optional_targets)
@@ -63,13 +64,22 @@ def best_metric(
         schedule=when(source) if schedule is None else schedule,
         reads=(source, *required),
         reads_optional=optional,
-        writes=tuple(f"{name}/at_best/{source}" for name in required + optional),
+        writes=tuple(_alone(f"{name}/at_best/{source}") for name in required + optional),
         on_error="warn",
     )
 
 
+def _alone(metric: str) -> str:
+    """The metric as a glob of nothing else.
+
+    By its plain name it would be among those that the target's writer promises by a glob, as
+    `loss/test/*` does.
+    """
+    return f"[{metric[0]}]{escape(metric[1:])}"
+
+
 def _check(targets: Sequence[str], min_delta: float) -> None:
-    if not targets or len(set(targets)) < len(targets):
+    if not all(targets) or not targets or len(set(targets)) < len(targets):
         found = f"targets and optional_targets are {list(targets)}"
         raise ValueError(f"best_metric: {found}; expected one metric at least, and none twice")
     if min_delta < 0:
