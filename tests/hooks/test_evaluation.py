@@ -161,7 +161,8 @@ def test_without_a_schedule_evaluation_runs_in_opening_and_closing_tick_too(
 
 def value(model: Any, batch: Any) -> torch.Tensor:
     """A loss that is the mean of a batch of numbers; the model only has to learn something."""
-    return batch.double().mean() + 0.0 * model(torch.zeros(1, 3)).sum()
+    loss: torch.Tensor = batch.double().mean() + 0.0 * model(torch.zeros(1, 3)).sum()
+    return loss
 
 
 def listed(numbers: list[float]) -> Any:
@@ -187,7 +188,7 @@ def test_a_smaller_last_batch_weighs_less() -> None:
 
 @pytest.mark.parametrize("more", [True, False], ids=["a key more", "a key less"])
 def test_losses_that_only_some_batches_have_are_named_with_the_set_and_the_batch(
-    more: bool,
+    more: bool,  # noqa: FBT001
 ) -> None:
     def loss(model: Any, batch: Any) -> Any:
         named = named_loss(model, batch)
@@ -246,8 +247,8 @@ def test_an_output_that_two_patterns_name_is_logged_once_and_without_patterns_no
     both = hooks.offline_loss(dataset="val", output_patterns_to_log=names)
     final = train([every(epochs=1)(both)], loss=with_outputs, datasets={"val": val})
     assert sorted(final.metrics) == ["error/worst/val", "loss/val/total"]
-    for none in (None, []):
-        plain = hooks.offline_loss(dataset="val", output_patterns_to_log=none)
+    for patterns in (None, ()):
+        plain = hooks.offline_loss(dataset="val", output_patterns_to_log=patterns)
         final = train([every(epochs=1)(plain)], loss=with_outputs, datasets={"val": val})
         assert sorted(final.metrics) == ["loss/val/total"]
 
@@ -271,9 +272,9 @@ def test_outputs_that_are_not_there_or_no_numbers_are_named(
 
 def test_an_output_can_be_what_another_callback_reads() -> None:
     made = hooks.offline_loss(dataset="val", output_patterns_to_log=["worst"])
-    best = hooks.best_metric(source="error/worst/val", targets=["loss/val/total"])
+    best = hooks.best_metric(source="loss/val/total", targets=["error/worst/val"])
     final = train([best, every(epochs=1)(made)], loss=with_outputs, datasets={"val": samples(4)})
-    assert "loss/val/total/at_best/error/worst/val" in final.metrics
+    assert "error/worst/val/at_best/loss/val/total" in final.metrics
 
 
 def test_patterns_are_a_list() -> None:
