@@ -8,6 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 import noether
@@ -30,7 +32,8 @@ class Named(torch.nn.Module):
 def named_loss(model: Any, batch: Any) -> Tensor:
     outputs = model(batch[0])
     found: Tensor = outputs["both"] if isinstance(outputs, dict) else outputs
-    return (found - batch[1]).pow(2).mean()
+    loss: Tensor = (found - batch[1]).pow(2).mean()
+    return loss
 
 
 def train(*callbacks: Any, model: Any = None, val: Any = None, **options: Any) -> TrainState:
@@ -192,16 +195,12 @@ def test_images_are_of_the_first_samples_in_evaluation_mode(tmp_path: Path) -> N
     assert sorted(written(tmp_path)) == ["images.val_E0_U1_S4.png", "images.val_E1_U2_S8.png"]
     assert [inputs.tolist() for inputs, _ in seen] == [val.inputs[:2].tolist()] * 2
     assert torch.allclose(seen[-1][1], outputs_of(model, val)[:2], atol=1e-6)
-    from PIL import Image
-
     with Image.open(written(tmp_path)["images.val_E1_U2_S8.png"]) as image:
         assert image.size == (4, 3)
         assert image.getpixel((3, 2)) == 255
 
 
 def test_a_figure_is_an_image_and_none_is_no_file(tmp_path: Path) -> None:
-    from matplotlib.figure import Figure
-
     def figure(model: Any, batch: Any) -> Figure:
         made = Figure(figsize=(2, 1))
         made.subplots().plot(model(batch[0])[:, 0].tolist())

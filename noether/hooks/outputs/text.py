@@ -63,11 +63,16 @@ def text_samples(
     return Callback(
         name,
         on_schedule=write,
-        data=DataPass(dataset, written, weights=weights, limit=1),
+        data=DataPass(dataset, written, _first, weights=weights, limit=1),
         reads=(),
         writes=(),
         on_error="warn",
     )
+
+
+def _first(one: Any, other: Any) -> Any:
+    """Of what several ranks gave, which is the same, one."""
+    return one
 
 
 def _seed(seed: int) -> None:
