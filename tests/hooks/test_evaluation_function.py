@@ -200,3 +200,23 @@ def test_nan_is_a_metric_too() -> None:
 def test_writes_is_a_list() -> None:
     with pytest.raises(ValueError, match="writes"):
         hooks.evaluate(dataset="val", process=print, finish=print, writes="size")
+
+
+def test_an_evaluation_alone_returns_the_metrics_of_every_pass() -> None:
+    val = samples(5, seed=3)
+    made = hooks.evaluate(
+        dataset="val",
+        process=lambda model, batch: (model(batch[0]) - batch[1]).pow(2).mean(),
+        finish=lambda squares: {"batches": len(squares)},
+        batch_size=2,
+    )
+    loss = hooks.offline_loss(dataset="val", output_patterns_to_log=["size"])
+    found = noether.evaluate(
+        net(),
+        loss=lambda model, batch: (squared_error(model, batch), {"size": len(batch[0])}),
+        datasets={"val": val},
+        callbacks=[made, loss, hooks.images(dataset="val", plot=lambda model, batch: None)],
+    )
+    assert found.metrics["batches"] == 3
+    assert found.metrics["size/val"] == 5
+    assert "loss/val/total" in found.metrics
