@@ -168,3 +168,48 @@ def interrupt(state: Any) -> None:
 def lengths() -> Any:
     """A counter of the samples of a batch."""
     return lambda batch: len(batch[0])
+
+
+# ---------------------------------------------------------------- functions of callbacks
+
+
+@factory
+def errors() -> Callable[[Any, Any], Any]:
+    return absolute_errors
+
+
+def absolute_errors(model: Any, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+    """The absolute errors of a batch of (inputs, targets), a row for each sample."""
+    inputs, targets = batch
+    return {"error": (model(inputs) - targets).abs()}
+
+
+@factory
+def worst() -> Callable[[Any], Any]:
+    return largest_error
+
+
+def largest_error(results: Any) -> dict[str, Tensor]:
+    """The largest of the errors."""
+    return {"error/worst": results["error"].max()}
+
+
+@factory
+def picture() -> Callable[[Any, Any], Any]:
+    return drawn_outputs
+
+
+def drawn_outputs(model: Any, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """What the model gives for a batch, a line of pixels for each sample."""
+    outputs: Tensor = model(batch[0])
+    return outputs.sigmoid()[None]
+
+
+@factory
+def dice() -> Callable[[Any, str, int], str]:
+    return thrown_dice
+
+
+def thrown_dice(model: Any, prompt: str, max_new_tokens: int) -> str:
+    """As many throws of a die as there may be tokens."""
+    return f"{prompt} {torch.randint(1, 7, (max_new_tokens,)).tolist()}"

@@ -72,7 +72,7 @@ def test_allowed_packages_give_their_factories() -> None:
         (None, "expected the name of a factory, found None"),
         ("noether.hooks.best_chekpoint", "Did you mean noether.hooks.best_checkpoint?"),
         ("best_chekpoint", "Did you mean best_checkpoint?"),
-        ("eval", "Known here: accuracy, best_checkpoint"),
+        ("exec", "Known here: accuracy, "),
         ("torch.optim.AdmaW", "Did you mean torch.optim.AdamW?"),
         ("tests.sample_project.writer", "--allow tests"),
     ],

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch.utils.data import TensorDataset
 
 import noether
+import noether.fold
 from noether import Callback, ConfigurationError, TrainState, at, every, hooks
 from noether.journal import read
 from tests.strategies import net, samples, sgd, squared_error
@@ -153,3 +154,145 @@ def test_without_a_schedule_evaluation_runs_in_opening_and_closing_tick_too(
     rows = list(read(tmp_path / "1" / "journal.jsonl"))
     fired = [(r["tick"], r["update"]) for r in rows if "accuracy/val" in r["metrics"]]
     assert fired == [("start", 0), ("update", 1), ("update", 2)]
+
+
+# ---------------------------------------------------------------- traps of the loss
+
+
+def value(model: Any, batch: Any) -> torch.Tensor:
+    """A loss that is the mean of a batch of numbers; the model only has to learn something."""
+    loss: torch.Tensor = batch.double().mean() + 0.0 * model(torch.zeros(1, 3)).sum()
+    return loss
+
+
+def listed(numbers: list[float]) -> Any:
+    return [torch.tensor(number) for number in numbers]
+
+
+def test_a_smaller_last_batch_weighs_less() -> None:
+    made = every(epochs=1)(hooks.offline_loss(dataset="val", batch_size=2))
+    data = listed([0.0, 1.0, 4.0])
+    final = noether.train(
+        net(),
+        data,
+        loss=value,
+        optimizer=sgd,
+        until={"epochs": 1},
+        batch_size=3,
+        callbacks=[made],
+        datasets={"val": data},
+        defaults=False,
+    )
+    assert final.metrics["loss/val/total"] == pytest.approx(5 / 3)  # the batches' means: 0.5 and 4
+
+
+@pytest.mark.parametrize("more", [True, False], ids=["a key more", "a key less"])
+def test_losses_that_only_some_batches_have_are_named_with_the_set_and_the_batch(
+    more: bool,  # noqa: FBT001
+) -> None:
+    def loss(model: Any, batch: Any) -> Any:
+        named = named_loss(model, batch)
+        whole = model.training or (len(batch[0]) == 2) is not more
+        return named if whole else {"mse": named["mse"]}
+
+    made = every(epochs=1)(hooks.offline_loss(dataset="val", batch_size=2))
+    with pytest.raises(noether.HookError) as caught:
+        train([made], loss=loss, datasets={"val": samples(5)})
+    told = str(caught.value)
+    assert all(word in told for word in ("'offline_loss/val'", "batch 2", "'val'", "loss/val/size"))
+
+
+# ---------------------------------------------------------------- outputs of the loss function
+
+
+def with_outputs(model: Any, batch: Any) -> Any:
+    """A loss with outputs of every shape: a number per sample, several, one for the batch."""
+    inputs, targets = batch
+    errors = (model(inputs) - targets).abs()
+    return errors.mean(), {
+        "error/worst": errors.amax(-1),
+        "error/all": errors,
+        "error/mean": errors.mean(),
+        "count": len(inputs),
+        "names": ["x"] * len(inputs),
+    }
+
+
+def outputs_of(model: Any, data: Any) -> dict[str, float]:
+    model.eval()
+    with torch.no_grad():
+        errors = (model(data.inputs) - data.targets).abs().double()
+    return {"worst": float(errors.amax(-1).mean()), "all": float(errors.mean())}
+
+
+@pytest.mark.parametrize("size", [1, 3, 5, None])
+def test_outputs_that_contain_a_pattern_are_logged_as_means_over_the_set(size: int | None) -> None:
+    model, val = net(dropout=0.5), samples(5, seed=3)
+    made = hooks.offline_loss(dataset="val", batch_size=size, output_patterns_to_log=["error"])
+    final = train([every(epochs=1)(made)], model=model, loss=with_outputs, datasets={"val": val})
+    expected = outputs_of(model, val)
+    assert final.metrics == pytest.approx(
+        {
+            "loss/val/total": expected["all"],
+            "error/worst/val": expected["worst"],
+            "error/all/val": expected["all"],
+            "error/mean/val": expected["all"],
+        },
+        rel=1e-5,
+    )
+
+
+def test_an_output_that_two_patterns_name_is_logged_once_and_without_patterns_none() -> None:
+    val, names = samples(4), ["error/worst", "worst"]
+    both = hooks.offline_loss(dataset="val", output_patterns_to_log=names)
+    final = train([every(epochs=1)(both)], loss=with_outputs, datasets={"val": val})
+    assert sorted(final.metrics) == ["error/worst/val", "loss/val/total"]
+    for patterns in (None, ()):
+        plain = hooks.offline_loss(dataset="val", output_patterns_to_log=patterns)
+        final = train([every(epochs=1)(plain)], loss=with_outputs, datasets={"val": val})
+        assert sorted(final.metrics) == ["loss/val/total"]
+
+
+@pytest.mark.parametrize(
+    ("loss", "pattern", "told"),
+    [
+        (with_outputs, "eror", ["eror", "error/worst", "count"]),
+        (with_outputs, "names", ["'names'", "tensor or a number"]),
+        (squared_error, "error", ["error", "none"]),
+    ],
+)
+def test_outputs_that_are_not_there_or_no_numbers_are_named(
+    loss: Any, pattern: str, told: list[str]
+) -> None:
+    made = every(epochs=1)(hooks.offline_loss(dataset="val", output_patterns_to_log=[pattern]))
+    with pytest.raises(noether.HookError) as caught:
+        train([made], loss=loss, datasets={"val": samples(4)})
+    assert all(word in str(caught.value) for word in told), str(caught.value)
+
+
+def test_an_output_can_be_what_another_callback_reads() -> None:
+    made = hooks.offline_loss(dataset="val", output_patterns_to_log=["worst"])
+    best = hooks.best_metric(source="loss/val/total", targets=["error/worst/val"])
+    final = train([best, every(epochs=1)(made)], loss=with_outputs, datasets={"val": samples(4)})
+    assert "error/worst/val/at_best/loss/val/total" in final.metrics
+
+
+def test_patterns_are_a_list() -> None:
+    with pytest.raises(ValueError, match="output_patterns_to_log"):
+        hooks.offline_loss(dataset="val", output_patterns_to_log="error")
+
+
+def test_patterns_are_texts_and_not_globs() -> None:
+    made = hooks.offline_loss(dataset="val", output_patterns_to_log=["[a]*"])
+    callback = Callback("other", on_schedule=lambda state: None, writes=("a/val",))
+    assert len(noether.fold.compiled((every(epochs=1)(made), callback)).pipeline) == 2
+
+
+def test_metrics_of_averaged_weights_begin_with_their_name() -> None:
+    made = hooks.offline_loss(dataset="val", output_patterns_to_log=["worst"], weights="ema")
+    final = train(
+        [hooks.ema(decay=0.5), every(epochs=1)(made)],
+        loss=with_outputs,
+        datasets={"val": samples(4)},
+    )
+    assert sorted(final.metrics) == ["ema/error/worst/val", "ema/loss/val/total"]
