@@ -105,6 +105,8 @@ class TrainState:
     """Why the run ended, on the closing tick."""
     exception: str | None = None
     """The text of the exception that ends the run, for `on_exception`."""
+    label: str = ""
+    """With the results of a data pass: what `{I}` in the callback's own keys stands for."""
 
     @property
     def closes_epoch(self) -> bool:

@@ -220,7 +220,7 @@ def run(turn: Turn, callback: Callback, hook: str) -> None:
 def _call(turn: Turn, callback: Callback, hook: str) -> Any:
     state = turn.state
     if callback.data is not None and hook in ("on_schedule", "at_evaluation"):
-        state = replace(state, results=_results(turn, callback))
+        state = replace(state, results=_results(turn, callback), label=callback.label)
     function = getattr(callback, hook)
     with torch.no_grad():
         if callback.init is None:

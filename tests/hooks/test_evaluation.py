@@ -296,3 +296,51 @@ def test_metrics_of_averaged_weights_begin_with_their_name() -> None:
         datasets={"val": samples(4)},
     )
     assert sorted(final.metrics) == ["ema/error/worst/val", "ema/loss/val/total"]
+
+
+# ---------------------------------------------------------------- beside the loss of training
+
+
+@pytest.mark.parametrize("offline_first", [True, False])
+def test_the_difference_to_the_online_loss_of_the_same_interval_is_logged_in_any_order(
+    tmp_path: Path,
+    offline_first: bool,  # noqa: FBT001
+) -> None:
+    made = [
+        every(epochs=1)(hooks.offline_loss(dataset="val")),
+        every(epochs=1)(hooks.online_loss()),
+        every(updates=3)(hooks.online_loss()).named("often"),
+    ]
+    made = made if offline_first else made[::-1]
+    train(made, loss=named_loss, datasets={"val": samples(5, seed=3)}, run_dir=tmp_path)
+    rows = [r["metrics"] for r in read(tmp_path / "1" / "journal.jsonl") if r["metrics"]]
+    closing = [row for row in rows if "loss/val/total" in row]
+    assert len(closing) == 2
+    for row in closing:
+        assert {f"lossdiff/val/{name}" for name in ("total", "mse", "size")} < row.keys()
+        for name in ("total", "mse", "size"):
+            expected = row[f"loss/val/{name}"] - row[f"loss/online/{name}/E1"]
+            assert row[f"lossdiff/val/{name}"] == pytest.approx(expected)
+
+
+def test_no_difference_to_the_loss_of_another_interval_or_of_an_earlier_tick(
+    tmp_path: Path,
+) -> None:
+    made = [
+        every(epochs=1)(hooks.offline_loss(dataset="val")),
+        every(updates=3)(hooks.online_loss()),
+    ]
+    train(made, datasets={"val": samples(5, seed=3)}, run_dir=tmp_path)
+    rows = [r["metrics"] for r in read(tmp_path / "1" / "journal.jsonl") if r["metrics"]]
+    assert any("loss/val/total" in row and "loss/online/total/U3" in row for row in rows)
+    assert not any(name.startswith("lossdiff") for row in rows for name in row)
+
+
+def test_an_evaluation_alone_knows_no_difference() -> None:
+    found = noether.evaluate(
+        net(),
+        loss=squared_error,
+        datasets={"val": samples(3)},
+        callbacks=[every(epochs=1)(hooks.offline_loss(dataset="val")), hooks.online_loss()],
+    )
+    assert list(found.metrics) == ["loss/val/total"]

@@ -27,6 +27,9 @@ def offline_loss(
     `batch_size` defaults to training's micro-batch. With the `weights` of an average, `ema` say,
     the metric is `ema/loss/{dataset}/{loss}`. `limit`: the first so many batches only.
 
+    Beside an `online_loss` of the same interval, it also logs `lossdiff/{dataset}/{loss}`: by how
+    much the loss over the set is above that of training, `loss/online/{loss}/{I}` of this tick.
+
     output_patterns_to_log: parts of names. Of what the loss function returns beside the loss, the
         outputs whose names contain one of them are logged too, as `{output}/{dataset}`: the mean
         of their numbers. That none does is an error which names those there are.
@@ -34,9 +37,10 @@ def offline_loss(
     >>> offline_loss(dataset="val").name
     'offline_loss/val'
     >>> offline_loss(dataset="val", output_patterns_to_log=["error"]).writes
-    ('loss/val/*', '*error*/val')
+    ('loss/val/*', 'lossdiff/val/*', '*error*/val')
     """
     before = prefix(weights)
+    metric = f"{before}loss/{dataset}/"
     patterns = texts("offline_loss: output_patterns_to_log", output_patterns_to_log)
 
     def losses(model: ModelView, batch: Any) -> dict[str, Any]:
@@ -49,10 +53,17 @@ def offline_loss(
         return {**_by_metric(named), **means}
 
     def _by_metric(named: Mapping[str, Any]) -> dict[str, Any]:
-        return {f"{before}loss/{dataset}/{name}": loss for name, loss in named.items()}
+        return {f"{metric}{name}": loss for name, loss in named.items()}
 
     def log_losses(state: TrainState) -> Log | None:
-        return Log(state.results) if state.results else None
+        losses = {name.removeprefix(metric): loss for name, loss in state.results.items()}
+        online = {name: f"loss/online/{name}/{state.label}" for name in losses}
+        above = {
+            f"{before}lossdiff/{dataset}/{name}": losses[name] - state.metrics[key]
+            for name, key in online.items()
+            if key in state.fresh
+        }
+        return Log({**state.results, **above}) if state.results else None
 
     return Callback(
         f"{before}offline_loss/{dataset}",
@@ -61,8 +72,10 @@ def offline_loss(
             dataset, losses_and_outputs if patterns else losses, "mean", batch_size, weights, limit
         ),
         reads=(),
+        reads_optional=("loss/online/*",),
         writes=(
-            f"{before}loss/{dataset}/*",
+            f"{metric}*",
+            f"{before}lossdiff/{dataset}/*",
             *(f"{before}*{escape(pattern)}*/{dataset}" for pattern in patterns),
         ),
     )
