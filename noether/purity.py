@@ -37,9 +37,10 @@ def _watched(callback: Callback, hook: str) -> Hook:
     @wraps(function)
     def watch(state: TrainState, *memory: Any) -> Any:
         metrics: Any = Metrics(state.metrics)
-        before = _observed(_of_state(state))
+        before, random = _versions(_of_state(state)), capture()
         answer = _whole(function(replace(state, metrics=metrics), *memory))
-        _compare(before, _observed(_of_state(state)))
+        _compare_tensors(before, _versions(_of_state(state)))
+        _compare_random(random, capture())
         _check_reads(callback, metrics.read)
         kept, effects = (answer, ()) if hook == "init" else _parted(callback, answer)
         _check_writes(callback, effects)
@@ -52,9 +53,10 @@ def _watched(callback: Callback, hook: str) -> Hook:
 def _watched_pass(data: DataPass) -> DataPass:
     def process(model: ModelView, batch: Any) -> Mapping[str, Any]:
         parts = {**_of_model(model), **dict(_tensors(batch, "the batch"))}
-        before = _observed(parts)
+        before = _versions(parts)
         answer = data.process(model, batch)
-        _compare(before, _observed({**parts, **_of_model(model)}))
+        # A pass has random numbers of its own.
+        _compare_tensors(before, _versions({**parts, **_of_model(model)}))
         return answer
 
     return replace(data, process=process)
@@ -78,13 +80,12 @@ def _parted(callback: Callback, answer: Any) -> tuple[Any, Any]:
 
 # ---------------------------------------------------------------- tensors and random numbers
 
-Observed = tuple[dict[str, tuple[int, int, bool]], dict[str, Any]]
-"""Identity, version and trainability of tensors by name; the states of the generators."""
+Versions = dict[str, tuple[int, int, bool]]
+"""Identity, version and trainability of tensors by name."""
 
 
-def _observed(parts: Mapping[str, Tensor]) -> Observed:
-    seen = {name: (id(t), t._version, t.requires_grad) for name, t in parts.items()}
-    return seen, capture()
+def _versions(parts: Mapping[str, Tensor]) -> Versions:
+    return {name: (id(t), t._version, t.requires_grad) for name, t in parts.items()}
 
 
 def _of_state(state: TrainState) -> dict[str, Tensor]:
@@ -115,15 +116,17 @@ def _tensors(value: Any, place: str) -> Iterator[tuple[str, Tensor]]:
             yield from _tensors(getattr(value, each.name), f"{place}.{each.name}")
 
 
-def _compare(before: Observed, after: Observed) -> None:
-    parts, states = after
-    changed = [name for name in {**before[0], **parts} if before[0].get(name) != parts.get(name)]
+def _compare_tensors(before: Versions, after: Versions) -> None:
+    changed = [name for name in {**before, **after} if before.get(name) != after.get(name)]
     if changed:
         raise PurityError(
             f"it changes {_listed(changed)}; hooks look at tensors and change copies, and ask for "
             "the rest: Set, Load"
         )
-    drawn = [name for name, state in states.items() if not _same(before[1].get(name), state)]
+
+
+def _compare_random(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+    drawn = [name for name, state in after.items() if not _same(before.get(name), state)]
     if drawn:
         raise PurityError(
             f"it draws from the global random numbers of {_listed(drawn)}, which moves training's; "

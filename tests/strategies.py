@@ -64,6 +64,13 @@ def samples(n: int, seed: int = 1) -> Samples:
     return Samples(torch.randn(n, 3, generator=generator), torch.randn(n, 2, generator=generator))
 
 
+def labelled(n: int, seed: int = 3) -> Any:
+    """`n` samples of three inputs and one label of two."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(n, 3, generator=generator)
+    return torch.utils.data.TensorDataset(inputs, (inputs.sum(1) > 0).long())
+
+
 def net(*, dropout: float = 0.3, norm: bool = False) -> torch.nn.Module:
     """Always the same small network, its random numbers apart from the global ones."""
     with torch.random.fork_rng():
@@ -78,6 +85,13 @@ def squared_error(model: Any, batch: Any) -> torch.Tensor:
     """Mean squared error of a batch of `samples`."""
     inputs, targets = batch
     return torch.nn.functional.mse_loss(model(inputs), targets)
+
+
+def squared_error_and_outputs(model: Any, batch: Any) -> tuple[torch.Tensor, dict[str, Any]]:
+    """The same, and what the model gave for each sample and how large it is."""
+    outputs = model(batch[0])
+    error = torch.nn.functional.mse_loss(outputs, batch[1])
+    return error, {"outputs": outputs, "size": outputs.norm(dim=1)}
 
 
 def sgd(parameters: Any) -> torch.optim.Optimizer:

@@ -14,7 +14,7 @@ from noether.dataflow import matches, needed, writes
 from noether.testing import check_callback
 from noether.testing.traces import trace
 from tests.hooks.cases import ALL, Case
-from tests.strategies import net, samples, sgd, squared_error
+from tests.strategies import net, samples, sgd, squared_error_and_outputs
 
 ALLOWED = ("tests.sample_project",)
 BOTH = [(name, how) for name in hooks.__all__ for how in ("required", "full")]
@@ -82,7 +82,7 @@ def train(name: str, folder: Path, **options: Any) -> TrainState:
     return noether.train(
         net(norm=True),
         samples(15),
-        loss=squared_error,
+        loss=squared_error_and_outputs,
         optimizer=sgd,
         until={"epochs": 2},
         batch_size=4,

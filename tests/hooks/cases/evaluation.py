@@ -3,6 +3,7 @@ import torch
 from noether import every, hooks
 from tests.hooks.cases.case import Case
 from tests.sample_project import absolute_errors, largest_error
+from tests.strategies import labelled
 
 PASS = {"name": "validation", "dataset": "val", "batch_size": 8, "weights": "ema", "limit": 3}
 PROJECT = "tests.sample_project"
@@ -14,6 +15,7 @@ CASES = {
         {"dataset": "val", "every_n_epochs": 1},
         {**PASS, "every_n_updates": 10},
         {"correct": 0.5},
+        datasets={"val": labelled(6)},
     ),
     "best_metric": Case(
         hooks.best_metric(
