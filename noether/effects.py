@@ -63,9 +63,10 @@ class Export:
 class Write:
     """Store `payload` as `name` in the run directory's outputs.
 
-    The end of the name says how: `.json` and `.txt`, `.csv` of columns by name, `.png` of an image
-    (channels, height, width) or a matplotlib figure, `.svg` of a figure; any other name gets `.pt`
-    and takes a tree of tensors and plain values.
+    `{name}` in the name stands for the callback's own, `{I}` for its interval. The end of the name
+    says how: `.json` and `.txt`, `.csv` of columns by name, `.png` of an image (channels, height,
+    width) or a matplotlib figure, `.svg` of a figure; any other name gets `.pt` and takes a tree of
+    tensors and plain values.
     """
 
     name: str

@@ -10,7 +10,7 @@ import torch
 from noether.agenda import Agenda, due, woken
 from noether.callback import Callback, Pipeline
 from noether.dataflow import matches, overlap, writes
-from noether.effects import Effect, Log, Write
+from noether.effects import Effect, Export, Log, Write
 from noether.errors import RankError
 from noether.metrics import check_metric, numbers
 from noether.state import TrainState
@@ -258,8 +258,9 @@ def _accept(turn: Turn, callback: Callback, hook: str, answer: Any) -> None:
     for effect in answer or ():
         if isinstance(effect, Log):
             effect = _logged(turn, callback, effect)
-        elif isinstance(effect, Write):
-            effect = replace(effect, name=effect.name.replace("{I}", callback.label))
+        elif isinstance(effect, Write | Export):
+            named = effect.name.replace("{I}", callback.label).replace("{name}", callback.name)
+            effect = replace(effect, name=named)
         turn.requests.append(Request(callback.name, hook, effect))
 
 

@@ -119,7 +119,7 @@ def test_predictions_of_averaged_weights_are_a_file_of_their_own(tmp_path: Path)
     made = [hooks.predictions(dataset="val", weights=weights) for weights in ("live", "ema")]
     train(hooks.ema(decay=0.5), *map(every(epochs=1), made), run_dir=tmp_path)
     files = written(tmp_path)
-    live, mean = "predictions.val_E1_U2_S8.pt", "predictions.ema.val_E1_U2_S8.pt"
+    live, mean = "predictions.val_E1_U2_S8.pt", "ema.predictions.val_E1_U2_S8.pt"
     assert files.keys() == {live, mean}
     one, other = (torch.load(files[name], weights_only=True)["prediction"] for name in files)
     assert not torch.equal(one, other)

@@ -17,7 +17,7 @@ def images(
     count: int = 4,
     weights: str = "live",
 ) -> Callback:
-    """Write `images/{dataset}_E{e}_U{u}_S{s}.png`: what `plot` draws of the first `count` samples.
+    """Write `{name}_E{e}_U{u}_S{s}.png`: what `plot` draws of the first `count` samples.
 
     `plot(model, batch)` gets these samples as one batch, in evaluation mode, without gradients. It
     returns an image of shape (channels, height, width), a matplotlib figure, best a `Figure` of
@@ -30,7 +30,6 @@ def images(
     """
     if count < 1:
         raise ValueError(f"images: count is {count}; expected 1 or more")
-    name = f"images/{prefix(weights)}{dataset}"
 
     def drawn(model: ModelView, batch: Any) -> dict[str, Any]:
         image = plot(model, batch)
@@ -39,7 +38,7 @@ def images(
     def write(state: TrainState) -> Write | None:
         if not state.results:
             return None
-        return Write(f"{name}_{stamp(state)}.png", state.results["image"][0])
+        return Write(f"{{name}}_{stamp(state)}.png", state.results["image"][0])
 
     return Callback(
         f"{prefix(weights)}images/{dataset}",

@@ -24,7 +24,7 @@ def predictions(
     weights: str = "live",
     limit: int | None = None,
 ) -> Callback:
-    """Write `predictions/{dataset}_E{e}_U{u}_S{s}`: the model's outputs, a row for each sample.
+    """Write `{name}_E{e}_U{u}_S{s}`: the model's outputs over a data set, a row for each sample.
 
     The rows are in data-set order. `keys` are those of a model that gives a mapping, by default
     all of them; an output that is no mapping has the key `prediction`. With `targets` the second
@@ -41,7 +41,6 @@ def predictions(
     wanted = texts("predictions: keys", keys)
     if format not in get_args(Format):
         raise ValueError(f"predictions: format is {format!r}; expected one of {get_args(Format)}")
-    name = f"predictions/{prefix(weights)}{dataset}"
 
     def predicted(model: ModelView, batch: Any) -> dict[str, Any]:
         outputs = by_name(model.predict(batch), "prediction")
@@ -54,7 +53,7 @@ def predictions(
         if not state.results:
             return None
         ending = "" if format == "pt" else f".{format}"
-        return Write(f"{name}_{stamp(state)}{ending}", FORMS[format](state.results))
+        return Write(f"{{name}}_{stamp(state)}{ending}", FORMS[format](state.results))
 
     return Callback(
         f"{prefix(weights)}predictions/{dataset}",

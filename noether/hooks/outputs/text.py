@@ -58,7 +58,7 @@ def text_samples(
             return None
         pairs = zip(begun, state.results["texts"], strict=True)
         table = [{"prompt": prompt, "text": text} for prompt, text in pairs]
-        return Write(f"{name}_{stamp(state)}.json", table)
+        return Write(f"{{name}}_{stamp(state)}.json", table)
 
     return Callback(
         name,
