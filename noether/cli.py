@@ -130,6 +130,7 @@ def parser() -> argparse.ArgumentParser:
     inspecting.set_defaults(command=inspect, traceback=False)
     listing = commands.add_parser("hooks", help="the built-in callbacks and their options")
     listing.add_argument("name", nargs="?", metavar="NAME", help="one of them, in full")
+    listing.add_argument("--json", action="store_true", help="print all of them as JSON")
     listing.set_defaults(command=hooks, traceback=False)
     return made
 
@@ -320,7 +321,10 @@ def inspect(options: argparse.Namespace) -> None:
 
 
 def hooks(options: argparse.Namespace) -> None:
-    """Print the table of built-in callbacks, or one in full."""
-    from noether.config.catalogue import page, table  # late
+    """Print the table of built-in callbacks, one in full, or all of it as JSON."""
+    from noether.config import catalogue  # late
 
-    print(table() if options.name is None else page(options.name))
+    if options.json:
+        print(json.dumps(catalogue.listing(), indent=1))
+    else:
+        print(catalogue.page(options.name) if options.name else catalogue.table())

@@ -83,6 +83,8 @@ class Set:
 
     target: str
     value: Any
+    told: bool = True
+    """Whether the journal tells of it; no need for what follows from counts alone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,10 +86,11 @@ def write_row(world: World, outcome: Outcome) -> None:
     """Write the tick's journal row, if anything happened in it."""
     state = outcome.state
     boundary = state.event != "update"
-    if world.store is None or world.store.journal is None or not (outcome.requests or boundary):
+    told = [each for each in outcome.requests if getattr(each.effect, "told", True)]
+    if world.store is None or world.store.journal is None or not (told or boundary):
         return
     metrics = {name: state.metrics[name] for name in sorted(state.fresh)}
-    effects = [described(request) for request in outcome.requests]
+    effects = [described(request) for request in told]
     tick: Any = state.event
     world.store.journal.append(row(tick, state.now, metrics=metrics, effects=effects))
 
@@ -108,7 +109,7 @@ def _details(effect: Any) -> dict[str, Any]:
         return {"kind": kind, "metrics": sorted(effect.metrics)}
     if isinstance(effect, Write):
         return {"kind": kind, "name": effect.name}
-    names = effect.__slots__
+    names = [name for name in effect.__slots__ if name != "told"]
     return {"kind": kind, **{name: getattr(effect, name) for name in names}}
 
 

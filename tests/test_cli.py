@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -155,14 +156,30 @@ def test_the_working_directory_is_searched_for_allowed_packages_only(tmp_path: P
 def test_hooks_lists_the_built_in_callbacks(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["hooks"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == hooks.__all__
-    assert all(len(line.split()) > 3 for line in lines)
+    entries = [line.split() for line in lines if line.startswith("  ")]
+    assert sorted(entry[0] for entry in entries) == hooks.__all__
+    assert all(len(entry) > 3 for entry in entries)
+    themes = [line for line in lines if line and not line.startswith(" ")]
+    assert themes == sorted(themes)
+    assert "stopping" in themes
+
+
+def test_hooks_are_listed_for_other_tools_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["hooks", "--json"]) == 0
+    listed = {each["name"]: each for each in json.loads(capsys.readouterr().out)}
+    assert sorted(listed) == hooks.__all__
+    stopping = listed["early_stopping"]
+    assert stopping["reads"] == ["<metric>"]
+    assert stopping["options"]["patience"] == {"type": "int", "default": None, "required": True}
+    assert stopping["theme"] == "stopping"
 
 
 @pytest.mark.parametrize("name", hooks.__all__)
 def test_hooks_shows_each_of_them(capsys: pytest.CaptureFixture[str], name: str) -> None:
     assert main(["hooks", name]) == 0
-    assert capsys.readouterr().out.startswith(f"{name}: ")
+    said = capsys.readouterr().out
+    assert said.startswith(f"{name}: ")
+    assert f"kind: {name}" in said
 
 
 def test_a_page_shows_options_with_types_and_defaults_reads_and_writes(
@@ -170,14 +187,15 @@ def test_a_page_shows_options_with_types_and_defaults_reads_and_writes(
 ) -> None:
     assert main(["hooks", "offline_loss"]) == 0
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
-    assert lines[2:8] == [
+    assert lines[2:7] == [
         "dataset: str",
         "batch_size: int | None = None",
+        "output_patterns_to_log: Sequence[str] | None = None",
         "weights: str = 'live'",
         "limit: int | None = None",
-        "reads: nothing",
-        "writes: loss/<dataset>/*",
     ]
+    assert lines[7:9] == ["reads: nothing", "writes: loss/<dataset>/*, lossdiff/<dataset>/*"]
+    assert "- {kind: offline_loss, dataset: <dataset>, every_n_epochs: 1}" in lines
 
 
 def test_an_unknown_callback_is_answered_with_the_nearest(

@@ -3,25 +3,40 @@
 from noether.hooks.averaging import ema
 from noether.hooks.checkpointing import best_checkpoint, checkpoint
 from noether.hooks.evaluation import accuracy, best_metric, evaluate, offline_loss
+from noether.hooks.housekeeping import collect_garbage, empty_cache
 from noether.hooks.monitoring import learning_rate, online_loss, param_count, progress
 from noether.hooks.outputs import images, predictions, text_samples, track_outputs
 from noether.hooks.stopping import early_stopping
+from noether.hooks.tuning import (
+    freeze,
+    lr_schedule,
+    reduce_on_plateau,
+    unfreeze,
+    weight_decay_schedule,
+)
 
 __all__ = [
     "accuracy",
     "best_checkpoint",
     "best_metric",
     "checkpoint",
+    "collect_garbage",
     "early_stopping",
     "ema",
+    "empty_cache",
     "evaluate",
+    "freeze",
     "images",
     "learning_rate",
+    "lr_schedule",
     "offline_loss",
     "online_loss",
     "param_count",
     "predictions",
     "progress",
+    "reduce_on_plateau",
     "text_samples",
     "track_outputs",
+    "unfreeze",
+    "weight_decay_schedule",
 ]

@@ -20,6 +20,8 @@ class Case:
     """What its data pass comes to, if it has one."""
     metrics: tuple[str, ...] = ()
     """Metrics that the run reports besides those that it declares to read."""
+    raises: tuple[type[Exception], ...] = ()
+    """What it raises on purpose, of runs that it is not made for."""
     beside: tuple[Callback, ...] = ()
     """Callbacks that it needs beside it in a run."""
     datasets: Mapping[str, Any] = field(default_factory=dict)
