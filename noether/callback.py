@@ -32,13 +32,22 @@ HOOKS = (
 INTERVALS: Mapping[str, str] = {"epochs": "E", "updates": "U", "samples": "S", "seconds": "T"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Origin:
-    """What a callback was made from: a factory and its options, or a module-level function."""
+    """What a callback was made from: a factory and its options, or a module-level function.
+
+    A list among the options equals a tuple of the same: YAML makes the one of what is the other.
+    """
 
     module: str
     qualname: str
     options: Mapping[str, Any] | None = None
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Origin):
+            return NotImplemented
+        mine, theirs = ((o.module, o.qualname, _as_tuples(o.options)) for o in (self, other))
+        return mine == theirs
 
     def __hash__(self) -> int:
         return hash((self.module, self.qualname))
@@ -48,6 +57,14 @@ class Origin:
         if self.options is None:
             return name
         return f"{name}({', '.join(f'{k}={v!r}' for k, v in self.options.items())})"
+
+
+def _as_tuples(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return tuple(map(_as_tuples, value))
+    if isinstance(value, Mapping):
+        return {key: _as_tuples(item) for key, item in value.items()}
+    return value
 
 
 @dataclass(frozen=True, slots=True)

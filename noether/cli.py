@@ -186,7 +186,10 @@ def loaded(options: argparse.Namespace) -> Any:
 
     if options.allow:
         sys.path.insert(0, os.getcwd())  # as `python -m` does, and only for who trusts a package
-    return load(options.config, options.overrides, options.allow)
+    run = load(options.config, options.overrides, options.allow)
+    for note in run.notes:
+        print(f"note: {note}", file=sys.stderr)
+    return run
 
 
 def train(options: argparse.Namespace) -> None:

@@ -313,3 +313,10 @@ def test_a_factory_of_another_factory_has_its_own_origin() -> None:
     outer = factory(lambda: tracer(group="head"))
     assert outer() == outer()
     assert outer() != tracer(group="head")
+
+
+def test_a_list_of_options_equals_a_tuple_of_them() -> None:
+    one, other = hooks.ema(decay=[0.9, 0.5]), hooks.ema(decay=(0.9, 0.5))
+    assert one == other
+    assert hash(one) == hash(other)
+    assert one != hooks.ema(decay=[0.5, 0.9])

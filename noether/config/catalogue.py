@@ -128,7 +128,7 @@ def _options(function: Callable[..., Callback]) -> Iterator[dict[str, Any]]:
     if "mode" in taken:
         required["mode"] = "min"  # a placeholder's name tells no direction
     yield required
-    for name in given.keys() - required.keys():
+    for name in (each for each in given if each not in required):
         yield {**required, name: given[name]}
 
 

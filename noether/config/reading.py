@@ -3,7 +3,7 @@
 import inspect
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
@@ -19,9 +19,13 @@ from noether.config.entries import (
     written_schedule,
 )
 from noether.config.hints import Mistake
-from noether.config.overrides import Places, dotted, overridden
+from noether.config.overrides import dotted, overridden
 from noether.config.recipe import Recipe, read_recipe
+from noether.config.references import references
+from noether.config.stages import Addresses, Moved
 from noether.config.structure import parameters, structured
+from noether.config.trainer import trainer
+from noether.config.translation import translated
 from noether.config.words import found
 from noether.errors import ConfigurationError, Problem, suggestion
 
@@ -50,6 +54,8 @@ class Run:
     """The recipes of model, train_set, datasets and loss, or mappings from name to recipe."""
     places: Mapping[str, str] = field(default_factory=dict, compare=False)
     """By the name of a callback, where the file says when it runs: FILE:LINE."""
+    notes: tuple[str, ...] = field(default=(), compare=False)
+    """What the file says in words of another project, and how it is written here."""
 
     def build(self) -> dict[str, Any]:
         """All keyword arguments of `noether.train`; the seed is set before the model is made."""
@@ -111,14 +117,22 @@ def load(path: str | FilePath, overrides: Iterable[str] = (), allow: Collection[
     Raises ConfigurationError with every mistake, each with file and line; nothing is built yet.
     """
     document = open_document(path)
-    config, places = overridden(document, str(path), overrides)
+    config, first = overridden(document, str(path), overrides)
+    places: Addresses = first
+    problems: list[Problem] = [*document.problems]
+    notes: list[Problem] = []
+    for rewrite in (references, trainer, translated):
+        stage = rewrite(config)
+        problems += located(stage.mistakes, places)
+        notes += located(stage.notes, places)
+        config, places = stage.config, Moved(places, stage.moved)
     reading = Reading(config, tuple(allow), places, [])
     run = reading.run()
-    problems: list[Problem] = [*document.problems, *located(reading.mistakes, places)]
+    problems += located(reading.mistakes, places)
     if problems or run is None:
         problems.sort(key=line_of)
         raise ConfigurationError(problems)
-    return run
+    return replace(run, notes=tuple(map(str, notes)))
 
 
 def line_of(problem: Problem) -> float:
@@ -127,7 +141,7 @@ def line_of(problem: Problem) -> float:
     return int(line[1]) if line else float("inf")
 
 
-def located(mistakes: Iterable[Mistake], places: Places) -> list[Problem]:
+def located(mistakes: Iterable[Mistake], places: Addresses) -> list[Problem]:
     """Problems in the order of the file."""
     ordered = sorted(
         dict.fromkeys(mistakes), key=lambda m: (places.of(m.path)[:2], dotted(m.path), m.message)
@@ -144,7 +158,7 @@ class Reading:
 
     config: Any
     allow: tuple[str, ...]
-    places: Places
+    places: Addresses
     mistakes: list[Mistake]
 
     def run(self) -> Run | None:
