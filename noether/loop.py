@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from noether.distributed import Exchange, hear, mean_losses, total
@@ -30,8 +31,8 @@ class Course:
     """Samples of the present epoch that have been trained on."""
     skipped: int = 0
     """Updates skipped in a row for being non-finite."""
-    verdict: Tensor | None = None
-    """Whether the last update was finite, not yet read from the device."""
+    verdict: Callable[[], bool] | None = None
+    """Whether the last update was finite, on its way from the device."""
     clock: Clock = time.monotonic
     since: float = 0.0
     """Clock reading at the last tick."""
@@ -82,9 +83,9 @@ def _next_epoch(course: Course, rest: int) -> None:
 
 
 def judge(course: Course) -> None:
-    """Read the last update's verdict; raises NonFiniteError, waits for the device."""
+    """Read the last update's verdict; raises NonFiniteError, waits until the device has told it."""
     verdict, course.verdict = course.verdict, None
-    if verdict is not None and not bool(verdict):
+    if verdict is not None and not verdict():
         raise NonFiniteError(
             f"loss or gradient was not finite at or before update {course.progress.update}; the "
             "last checkpoint precedes it. on_nonfinite='skip' drops such updates instead"
@@ -191,7 +192,7 @@ def _judged(machine: Machine, course: Course, losses: Mapping[str, Tensor]) -> b
     verdict = finite(machine, losses)
     if machine.max_skipped is None:
         judge(course)
-        course.verdict = verdict
+        course.verdict = on_its_way(verdict)
         return True
     performed = bool(verdict)
     course.skipped = 0 if performed else course.skipped + 1
@@ -201,6 +202,22 @@ def _judged(machine: Machine, course: Course, losses: Mapping[str, Tensor]) -> b
             f"{course.progress.update + 1}; on_nonfinite allows {machine.max_skipped}"
         )
     return performed
+
+
+def on_its_way(verdict: Tensor) -> Callable[[], bool]:
+    """Send a boolean to the CPU; who asks for it waits for what came before it and no longer."""
+    if verdict.device.type != "cuda":
+        return verdict.item  # type: ignore[return-value]
+    here = torch.empty((), dtype=torch.bool, pin_memory=True)
+    here.copy_(verdict, non_blocking=True)
+    arrived = torch.cuda.Event()
+    arrived.record()
+
+    def read() -> bool:
+        arrived.synchronize()
+        return bool(here)
+
+    return read
 
 
 def _rate_steps(machine: Machine, window: Window, *, performed: bool) -> bool:

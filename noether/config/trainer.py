@@ -45,9 +45,9 @@ def trainer(config: Any) -> Stage:
         stage.moved["run", name] = ("trainer", key)
     stage.config = _joined(config, run, section, stage)
     stage.notes += [
-        Mistake(("trainer", key), f"{key} is written run.{name} here")
-        for (_, name), (_, key) in list(stage.moved.items())
-        if name in run
+        Mistake(stage.moved["run", name], f"{stage.moved['run', name][-1]} is `run.{name}` here")
+        for name in run
+        if ("run", name) in stage.moved
     ]
     return stage
 

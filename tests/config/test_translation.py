@@ -192,7 +192,10 @@ def test_a_batch_size_that_nothing_reads_is_left_out_with_a_word(config: Any) ->
             "{kind: CheckpointCallback, save_weights: false, save_latest_weights: false}",
             "save_* are all false",
         ),
-        ("{kind: CheckpointCallback, save_weights: 1}", "expected true or false, found 1"),
+        (
+            "{kind: checkpoint, save_weights: 0, save_optim: true}",
+            "expected true or false, found 0",
+        ),
     ],
 )
 def test_what_cannot_be_said_here_is_told_with_its_line(
