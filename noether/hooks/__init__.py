@@ -6,7 +6,14 @@ from noether.hooks.evaluation import accuracy, best_metric, evaluate, offline_lo
 from noether.hooks.housekeeping import collect_garbage, empty_cache
 from noether.hooks.monitoring import learning_rate, online_loss, param_count, progress
 from noether.hooks.outputs import images, predictions, text_samples, track_outputs
-from noether.hooks.stopping import early_stopping
+from noether.hooks.stopping import (
+    deadline,
+    divergence_stop,
+    early_stopping,
+    stop_at,
+    threshold_stop,
+    time_limit,
+)
 from noether.hooks.tuning import (
     freeze,
     lr_schedule,
@@ -21,6 +28,8 @@ __all__ = [
     "best_metric",
     "checkpoint",
     "collect_garbage",
+    "deadline",
+    "divergence_stop",
     "early_stopping",
     "ema",
     "empty_cache",
@@ -35,7 +44,10 @@ __all__ = [
     "predictions",
     "progress",
     "reduce_on_plateau",
+    "stop_at",
     "text_samples",
+    "threshold_stop",
+    "time_limit",
     "track_outputs",
     "unfreeze",
     "weight_decay_schedule",

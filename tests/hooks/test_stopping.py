@@ -14,6 +14,7 @@ from noether import (
     Progress,
     Stop,
     TrainState,
+    after,
     at,
     every,
     hook,
@@ -73,9 +74,11 @@ def test_it_stops_when_the_first_best_is_patience_fresh_values_old(
         if values[update - 1] is not None and age >= patience:
             expected = update
             break
-    assert stopped(values, hooks.early_stopping(metric="score", patience=patience, mode=mode)) == (
-        expected
-    )
+    options: Any = {"metric": "score", "patience": patience, "mode": mode}
+    assert stopped(values, hooks.early_stopping(**options, check_finite=False)) == expected
+    bad = next((u for u, v in enumerate(values, 1) if v is not None and not math.isfinite(v)), None)
+    first = min((update for update in (expected, bad) if update is not None), default=None)
+    assert stopped(values, hooks.early_stopping(**options)) == first
 
 
 @pytest.mark.parametrize(
@@ -90,6 +93,23 @@ def test_an_improvement_is_by_more_than_min_delta_of_the_best(
     values: list[float | None], min_delta: float, update: int | None
 ) -> None:
     made = hooks.early_stopping(metric="score", patience=2, mode="min", min_delta=min_delta)
+    assert stopped(values, made) == update
+
+
+@pytest.mark.parametrize(
+    ("options", "values", "update"),
+    [
+        # 4 has to fall below 2, and 1.5 below 0.75.
+        ({"min_delta": 0.5, "threshold_mode": "rel"}, [4.0, 3.9, 1.5, 1.4, 1.3, 0.1], 5),
+        ({"min_delta": 0.1, "threshold_mode": "rel"}, [4.0, 3.0, 2.5, 2.1, 1.5, 1.0], None),
+        ({"baseline": 2.5}, [4.0, 3.0, 2.5, 2.1], 2),
+        ({"start": after(updates=2)}, [1.0, 0.5, 4.0, 3.0, 2.0, 1.5], None),
+    ],
+)
+def test_what_counts_as_better_can_be_said(
+    options: dict[str, Any], values: list[float | None], update: int | None
+) -> None:
+    made = hooks.early_stopping(metric="score", patience=2, mode="min", **options)
     assert stopped(values, made) == update
 
 
