@@ -210,7 +210,7 @@ def on_its_way(verdict: Tensor) -> Callable[[], bool]:
         return verdict.item  # type: ignore[return-value]
     here = torch.empty((), dtype=torch.bool, pin_memory=True)
     here.copy_(verdict, non_blocking=True)
-    arrived = torch.cuda.Event()
+    arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
     arrived.record()
 
     def read() -> bool:

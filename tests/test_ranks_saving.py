@@ -159,7 +159,7 @@ def play(
 
     noting = Callback("noting", before_training=note, after_update=note)
     saving = hooks.checkpoint(schedule=every(updates=2), keep_last=None)
-    averages = {"mean": moving(), "ema": hooks.ema(decay=0.5, average_buffers=True)}
+    averages = {"mean": moving(), "ema": hooks.ema(decay=0.5, buffers="average")}
     given: dict[str, Any] = {
         "until": {"updates": UPDATES},
         "callbacks": [averages[average], noting, *([saving] if series else [])],

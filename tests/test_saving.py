@@ -382,7 +382,7 @@ def rich(series: Path | None, model: nn.Module, **options: Any) -> TrainState:
     return train(
         series,
         remembering(),
-        hooks.ema(decay=[0.5, 0.9], average_buffers=True),
+        hooks.ema(decay=[0.5, 0.9], buffers="average"),
         every(updates=1)(hooks.online_loss()),
         *(saves if series else []),
         model=model,

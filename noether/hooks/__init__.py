@@ -1,7 +1,7 @@
 """The built-in callbacks: functions that return a `Callback` and take keyword options only."""
 
-from noether.hooks.averaging import ema
-from noether.hooks.checkpointing import best_checkpoint, checkpoint
+from noether.hooks.averaging import ema, swa
+from noether.hooks.checkpointing import best_checkpoint, checkpoint, load_best_at_end
 from noether.hooks.evaluation import accuracy, best_metric, evaluate, offline_loss
 from noether.hooks.housekeeping import collect_garbage, empty_cache
 from noether.hooks.monitoring import learning_rate, online_loss, param_count, progress
@@ -37,6 +37,7 @@ __all__ = [
     "freeze",
     "images",
     "learning_rate",
+    "load_best_at_end",
     "lr_schedule",
     "offline_loss",
     "online_loss",
@@ -45,6 +46,7 @@ __all__ = [
     "progress",
     "reduce_on_plateau",
     "stop_at",
+    "swa",
     "text_samples",
     "threshold_stop",
     "time_limit",

@@ -211,7 +211,7 @@ def test_every_mistake_of_a_file_comes_at_once_with_its_line(config: Any) -> Non
         "21: callbacks.4.every_n_updates: expected an integer, found '1'",
         "21: callbacks.4.name: expected text, found 3",
         "22: callbacks.5: nothing says when it runs; give one of schedule, every_n_epochs",
-        "23: callbacks.6: early_stopping: patience 0, min_delta 0.0; expected at least 1 and 0",
+        "23: callbacks.6: early_stopping: patience 0, min_delta 0.0, threshold_mode 'abs'",
         "24: callbacks.7: size 3 is odd",
         "25: callbacks.8: kind is missing",
         "26: callbacks.9: expected a mapping with a `kind`, found 'checkpoint'",

@@ -140,7 +140,7 @@ METRIC = "score/told"
 NAN, INF = math.nan, math.inf
 
 
-def telling(values: list[float], mode: str, keep: int) -> tuple[Callback, ...]:
+def telling(values: list[float], mode: Any, keep: int) -> tuple[Callback, ...]:
     def tell(state: TrainState) -> Log:
         return Log({METRIC: values[state.now.update - 1]})
 

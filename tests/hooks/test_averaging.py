@@ -82,7 +82,7 @@ def test_several_decays_make_an_average_each() -> None:
 
 
 def test_buffers_are_averaged_where_that_is_asked_but_never_integers() -> None:
-    final = trained(hooks.ema(decay=0.9, average_buffers=True))
+    final = trained(hooks.ema(decay=0.9, buffers="average"))
     kept = kept_by(final, "ema=0.9")
     live = final.model.buffers
     assert not torch.equal(kept["1.running_mean"], live["1.running_mean"])

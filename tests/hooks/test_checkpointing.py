@@ -4,13 +4,15 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 import noether
 from noether import (
     Callback,
     ConfigurationError,
+    HookError,
     Load,
     Log,
     Progress,
@@ -228,7 +230,7 @@ def saved(fold: Fold, values: list[float | None]) -> list[int]:
     mode=st.sampled_from(["min", "max"]),
 )
 def test_a_value_is_saved_when_fewer_than_k_earlier_ones_are_as_good(
-    values: list[float | None], keep: int, mode: str
+    values: list[float | None], keep: int, mode: Any
 ) -> None:
     def report(state: TrainState) -> Log | None:
         value = values[state.now.update - 1]
@@ -271,3 +273,131 @@ def test_a_metric_that_nobody_writes_is_refused_before_training(tmp_path: Path) 
     with pytest.raises(ConfigurationError, match=r"Did you mean score\?"):
         train([reporter([1.0]), best], tmp_path, until={"updates": 1})
     assert not (tmp_path / "1").exists()
+
+
+# ---------------------------------------------------------------- tolerances
+
+
+@settings(max_examples=25)
+@given(
+    values=st.lists(st.integers(-3, 3).map(float) | st.just(math.nan), min_size=1, max_size=12),
+    tolerance=st.integers(1, 3),
+    keep=st.integers(1, 2),
+)
+def test_a_tolerance_keeps_what_early_stopping_would_have_left(
+    values: list[float], tolerance: int, keep: int
+) -> None:
+    """The oracle is a run that early stopping ends, and the best that was saved until then."""
+
+    def saves(*callbacks: Callback, tag: str) -> list[int]:
+        found: list[int] = []
+        fold = compiled((*callbacks, reporter(values)))
+        carry = begin(fold, TrainState("start", Progress(), Progress()), Carry()).carry
+        for update in range(1, len(values) + 1):
+            state = TrainState("update", Progress(update=update - 1), Progress(update=update))
+            outcome = tick(fold, state, carry, lambda callbacks, memories: {})
+            carry = outcome.carry
+            effects = [request.effect for request in outcome.requests]
+            found += [update for e in effects if isinstance(e, Save) and e.tag == tag]
+            if carry.stops:
+                break
+        return found
+
+    options: Any = {"metric": "score", "mode": "min"}
+    kept_by_tolerance = saves(
+        hooks.best_checkpoint(**options, keep_best=keep, tolerances=[tolerance, 9]),
+        tag=f"best_model.score.tolerance={tolerance}",
+    )
+    stopper = hooks.early_stopping(**options, patience=tolerance + 1, check_finite=False)
+    assert kept_by_tolerance == saves(
+        hooks.best_checkpoint(**options), stopper, tag="best_model.score"
+    )
+
+
+def test_what_a_tolerance_kept_stays_also_over_a_resume(tmp_path: Path) -> None:
+    values = [5.0, 4.0, 6.0, 7.0, 1.0, 2.0]
+    best = hooks.best_checkpoint(metric="score", mode="min", tolerances=[1])
+    for updates in (3, 6):
+        train([reporter(values), best], tmp_path, until={"updates": updates}, resume="auto")
+        (tmp_path / "1" / "status.json").unlink()
+    assert kept(tmp_path) == [2, 5]
+    assert kept(tmp_path, "best_model.score.tolerance=1") == [2]
+
+
+@pytest.mark.parametrize("tolerances", [[0], [1, 1], [-2]])
+def test_tolerances_are_different_numbers_from_one_on(tolerances: list[int]) -> None:
+    with pytest.raises(ValueError, match="tolerances"):
+        hooks.best_checkpoint(metric="loss", tolerances=tolerances)
+
+
+# ---------------------------------------------------------------- weights alone
+
+
+def exported(run_dir: Path) -> dict[str, dict[str, torch.Tensor]]:
+    return {path.stem: load_file(path) for path in (run_dir / "1" / "weights").glob("*")}
+
+
+def test_weights_alone_are_kept_and_the_newest_checkpoint_to_go_on_from(tmp_path: Path) -> None:
+    model = net()
+    made = hooks.checkpoint(weights_only=True, models=["0"])
+    train([made], tmp_path, model=model, until={"updates": 8})
+    assert kept(tmp_path) == [8]
+    found = exported(tmp_path)
+    assert sorted(found) == ["E1_U3_S12", "E2_U6_S24", "E2_U8_S32"]
+    assert found["E2_U8_S32"].keys() == {"0.weight", "0.bias"}
+    assert torch.equal(found["E2_U8_S32"]["0.weight"], model.state_dict()["0.weight"])
+
+
+def test_an_export_is_made_beside_each_checkpoint(tmp_path: Path) -> None:
+    train([hooks.checkpoint(export=True)], tmp_path, until={"updates": 6})
+    assert kept(tmp_path) == [3, 6]
+    assert sorted(exported(tmp_path)) == ["E1_U3_S12", "E2_U6_S24"]
+
+
+def test_the_best_weights_are_exported_without_what_is_frozen(tmp_path: Path) -> None:
+    model = net()
+    model.get_parameter("0.bias").requires_grad_(False)
+    best = hooks.best_checkpoint(metric="score", mode="min", save_frozen_weights=False)
+    train([reporter([3.0, 1.0, 2.0]), best], tmp_path, model=model, until={"updates": 3})
+    assert exported(tmp_path)["best_model.score"].keys() == {"0.weight", "3.weight", "3.bias"}
+
+
+def test_parts_that_are_not_there_are_told_at_the_start(tmp_path: Path) -> None:
+    for made in (
+        hooks.checkpoint(export=True, models=["encoder"]),
+        hooks.best_checkpoint(metric="score", mode="min", models=["encoder"]),
+    ):
+        with pytest.raises(HookError, match="no part 'encoder'; it has 0, 3"):
+            train([reporter([1.0]), made], tmp_path, until={"updates": 1})
+    with pytest.raises(ValueError, match="models is given, but a checkpoint holds the whole"):
+        hooks.checkpoint(models=["0"])
+
+
+# ---------------------------------------------------------------- load_best_at_end
+
+
+def test_the_model_has_the_best_weights_at_the_end_and_the_last_are_saved(tmp_path: Path) -> None:
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def note(state: TrainState) -> None:
+        seen.append({n: p.detach().clone() for n, p in state.model.parameters.items()})
+
+    model = net()
+    pipeline = [
+        reporter([3.0, 1.0, 2.0, 2.0]),
+        Callback("note", after_update=note),
+        hooks.load_best_at_end(metric="score", mode="min"),
+        hooks.checkpoint(),
+    ]
+    train(pipeline, tmp_path, model=model, until={"updates": 4})
+    assert all(torch.equal(p, seen[1][n]) for n, p in model.named_parameters())
+    last = candidates(tmp_path / "1" / "checkpoints").manifests[0]
+    assert last.update == 4
+    saved_last = torch.load(last.directory / "weights.pt", weights_only=True)
+    assert all(torch.equal(saved_last[name], seen[3][name]) for name in seen[3])
+
+
+def test_without_a_finite_value_the_last_weights_stay(tmp_path: Path) -> None:
+    loading = hooks.load_best_at_end(metric="score", mode="min")
+    final = train([reporter([math.nan] * 3), loading], tmp_path, until={"updates": 3})
+    assert final.reason == "reached 3 updates"

@@ -2,6 +2,20 @@ from noether import hooks
 from tests.hooks.cases.case import Case
 
 CASES = {
+    "swa": Case(
+        hooks.swa(start=0.5, lr=0.01, anneal_epochs=2),
+        {},
+        {
+            "name": "mean",
+            "start": 0.5,
+            "every": 2,
+            "lr": 0.01,
+            "anneal": "linear",
+            "anneal_epochs": 5,
+            "buffers": "average",
+        },
+        raises=(ValueError,),
+    ),
     "ema": Case(
         hooks.ema(decay=[0.9, 0.5], start=2, every=2, warmup=True),
         {"decay": 0.9},
@@ -11,7 +25,9 @@ CASES = {
             "start": 2,
             "every": 2,
             "warmup": True,
-            "average_buffers": True,
+            "buffers": "average",
+            "model_paths": ["0"],
+            "schedule": "every(epochs=1)",
         },
     ),
 }

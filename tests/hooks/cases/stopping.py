@@ -10,6 +10,7 @@ CASES = {
         hooks.deadline(at=NEVER, margin=5),
         {"at": NEVER},
         {"name": "end", "at": NEVER, "margin": 9.5},
+        timed=True,
     ),
     "divergence_stop": Case(
         hooks.divergence_stop(metric=LOSS, factor=9, start=after(updates=2)),
@@ -51,5 +52,6 @@ CASES = {
         hooks.time_limit(hours=9, margin=3),
         {"minutes": 5.0},
         {"name": "budget", "hours": 1.0, "minutes": 2.0, "seconds": 3.0, "margin": 4.0},
+        timed=True,
     ),
 }
