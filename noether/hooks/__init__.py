@@ -2,6 +2,7 @@
 
 from noether.hooks.averaging import ema
 from noether.hooks.checkpointing import best_checkpoint, checkpoint
+from noether.hooks.diagnostics import memory_snapshot, norms, oom_observer, profile
 from noether.hooks.evaluation import accuracy, best_metric, evaluate, offline_loss
 from noether.hooks.housekeeping import collect_garbage, empty_cache
 from noether.hooks.monitoring import learning_rate, online_loss, param_count, progress
@@ -29,10 +30,14 @@ __all__ = [
     "images",
     "learning_rate",
     "lr_schedule",
+    "memory_snapshot",
+    "norms",
     "offline_loss",
     "online_loss",
+    "oom_observer",
     "param_count",
     "predictions",
+    "profile",
     "progress",
     "reduce_on_plateau",
     "text_samples",
