@@ -2,7 +2,14 @@
 
 from noether.hooks.averaging import ema
 from noether.hooks.checkpointing import best_checkpoint, checkpoint
-from noether.hooks.diagnostics import memory_snapshot, norms, oom_observer, profile
+from noether.hooks.diagnostics import (
+    loss_spike,
+    memory_snapshot,
+    nonfinite_guard,
+    norms,
+    oom_observer,
+    profile,
+)
 from noether.hooks.evaluation import accuracy, best_metric, evaluate, offline_loss
 from noether.hooks.housekeeping import collect_garbage, empty_cache
 from noether.hooks.monitoring import learning_rate, online_loss, param_count, progress
@@ -29,8 +36,10 @@ __all__ = [
     "freeze",
     "images",
     "learning_rate",
+    "loss_spike",
     "lr_schedule",
     "memory_snapshot",
+    "nonfinite_guard",
     "norms",
     "offline_loss",
     "online_loss",
