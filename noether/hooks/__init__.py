@@ -3,6 +3,8 @@
 from noether.hooks.averaging import ema
 from noether.hooks.checkpointing import best_checkpoint, checkpoint
 from noether.hooks.diagnostics import (
+    activation_stats,
+    histograms,
     loss_spike,
     memory_snapshot,
     nonfinite_guard,
@@ -25,6 +27,7 @@ from noether.hooks.tuning import (
 
 __all__ = [
     "accuracy",
+    "activation_stats",
     "best_checkpoint",
     "best_metric",
     "checkpoint",
@@ -34,6 +37,7 @@ __all__ = [
     "empty_cache",
     "evaluate",
     "freeze",
+    "histograms",
     "images",
     "learning_rate",
     "loss_spike",
