@@ -2,6 +2,16 @@
 
 from noether.hooks.averaging import ema, swa
 from noether.hooks.checkpointing import best_checkpoint, checkpoint, load_best_at_end
+from noether.hooks.diagnostics import (
+    activation_stats,
+    histograms,
+    loss_spike,
+    memory_snapshot,
+    nonfinite_guard,
+    norms,
+    oom_observer,
+    profile,
+)
 from noether.hooks.evaluation import accuracy, best_metric, evaluate, offline_loss
 from noether.hooks.housekeeping import collect_garbage, empty_cache
 from noether.hooks.monitoring import learning_rate, online_loss, param_count, progress
@@ -24,6 +34,7 @@ from noether.hooks.tuning import (
 
 __all__ = [
     "accuracy",
+    "activation_stats",
     "best_checkpoint",
     "best_metric",
     "checkpoint",
@@ -35,14 +46,21 @@ __all__ = [
     "empty_cache",
     "evaluate",
     "freeze",
+    "histograms",
     "images",
     "learning_rate",
     "load_best_at_end",
+    "loss_spike",
     "lr_schedule",
+    "memory_snapshot",
+    "nonfinite_guard",
+    "norms",
     "offline_loss",
     "online_loss",
+    "oom_observer",
     "param_count",
     "predictions",
+    "profile",
     "progress",
     "reduce_on_plateau",
     "stop_at",
