@@ -33,6 +33,7 @@ def actions(folder: Callable[[], Path | None]) -> Actions:
     return {
         "collect_garbage": gc.collect,
         "empty_cache": torch.cuda.empty_cache,
+        "reset_peak_memory": torch.cuda.reset_peak_memory_stats,
         "start_profile": partial(start_profile, tools),
         "stop_profile": partial(stop_profile, tools),
         "record_memory": record_memory,

@@ -14,7 +14,20 @@ from noether.hooks.diagnostics import (
 )
 from noether.hooks.evaluation import accuracy, best_metric, evaluate, offline_loss
 from noether.hooks.housekeeping import collect_garbage, empty_cache
-from noether.hooks.monitoring import learning_rate, online_loss, param_count, progress
+from noether.hooks.monitoring import (
+    data_wait,
+    dataset_stats,
+    learning_rate,
+    model_summary,
+    online_loss,
+    param_count,
+    peak_memory,
+    progress,
+    slow_rank,
+    system_metrics,
+    throughput,
+    train_time,
+)
 from noether.hooks.outputs import images, predictions, text_samples, track_outputs
 from noether.hooks.stopping import (
     deadline,
@@ -39,6 +52,8 @@ __all__ = [
     "best_metric",
     "checkpoint",
     "collect_garbage",
+    "data_wait",
+    "dataset_stats",
     "deadline",
     "divergence_stop",
     "early_stopping",
@@ -53,22 +68,28 @@ __all__ = [
     "loss_spike",
     "lr_schedule",
     "memory_snapshot",
+    "model_summary",
     "nonfinite_guard",
     "norms",
     "offline_loss",
     "online_loss",
     "oom_observer",
     "param_count",
+    "peak_memory",
     "predictions",
     "profile",
     "progress",
     "reduce_on_plateau",
+    "slow_rank",
     "stop_at",
     "swa",
+    "system_metrics",
     "text_samples",
     "threshold_stop",
+    "throughput",
     "time_limit",
     "track_outputs",
+    "train_time",
     "unfreeze",
     "weight_decay_schedule",
 ]

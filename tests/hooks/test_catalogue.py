@@ -31,7 +31,7 @@ def test_the_whole_catalogue_is_here() -> None:
     assert sorted(ALL) == hooks.__all__
 
 
-@pytest.mark.parametrize("name", hooks.__all__)
+@pytest.mark.parametrize("name", [name for name in hooks.__all__ if not ALL[name].observes])
 def test_a_built_in_breaks_no_law(name: str) -> None:
     case: Case = ALL[name]
     given: Any = {"results": case.results, "metrics": case.metrics, "raises": case.raises}

@@ -1,0 +1,191 @@
+"""Where the time of training goes."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from noether.callback import Callback, factory
+from noether.effects import Effect, Log, Say
+from noether.schedules import Schedule, every
+from noether.state import TrainState
+
+PARTS = ("data_wait", "forward", "backward", "update")
+Times = tuple[float, ...]
+"""Seconds of each of these parts."""
+
+
+def _times(timings: Mapping[str, float]) -> Times:
+    """An update's; `update` is all of it but the wait for data."""
+    wait, forward, backward, step = (
+        timings.get(part, 0.0) for part in ("data_wait", "forward", "backward", "step")
+    )
+    return wait, forward, backward, forward + backward + step
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """Sums and maxima since the last firing, and of the whole run."""
+
+    sums: Times = (0.0,) * len(PARTS)
+    most: Times = (0.0,) * len(PARTS)
+    count: int = 0
+    totals: Times = (0.0,) * len(PARTS)
+
+
+def _added(one: Times, other: Times) -> Times:
+    return tuple(a + b for a, b in zip(one, other, strict=True))
+
+
+@factory
+def train_time() -> Callback:
+    """Log `train_time/{part}/mean/{I}` and `/max/{I}`, seconds an update; totals at the end.
+
+    The parts are `data_wait`, `forward`, `backward`, and `update`: forward, backward and the
+    optimizer's step. Measured without waiting for the device, so that on a GPU the parts tell when
+    work was handed over, and only their sum over many updates how long it took. At the end
+    `train_time/{part}/total` is the sum over all sessions. Over ranks: the mean of means, the
+    largest maximum.
+
+    >>> train_time().writes
+    ('train_time/*/mean/{I}', 'train_time/*/max/{I}', 'train_time/*/total')
+    """
+    return Callback(
+        "train_time",
+        init=_nothing_spent,
+        after_update=_spend,
+        on_schedule=_log_times,
+        after_training=_log_totals,
+        reads=(),
+        writes=("train_time/*/mean/{I}", "train_time/*/max/{I}", "train_time/*/total"),
+        on_error="warn",
+    )
+
+
+def _nothing_spent(state: TrainState) -> Spent:
+    return Spent()
+
+
+def _spend(state: TrainState, spent: Spent) -> tuple[Spent, None]:
+    times = _times(state.timings)
+    most = tuple(map(max, spent.most, times))
+    totals = _added(spent.totals, times)
+    return Spent(_added(spent.sums, times), most, spent.count + 1, totals), None
+
+
+def _log_times(state: TrainState, spent: Spent) -> tuple[Spent, list[Log]]:
+    if not spent.count:
+        return spent, []
+    means = zip(PARTS, (total / spent.count for total in spent.sums), strict=True)
+    most = zip(PARTS, spent.most, strict=True)
+    return Spent(totals=spent.totals), [
+        Log({f"train_time/{part}/mean/{{I}}": value for part, value in means}),
+        Log({f"train_time/{part}/max/{{I}}": value for part, value in most}, over_ranks="max"),
+    ]
+
+
+def _log_totals(state: TrainState, spent: Spent) -> tuple[Spent, Log]:
+    totals = dict(zip(PARTS, spent.totals, strict=True))
+    named = {f"train_time/{part}/total": value for part, value in totals.items()}
+    return spent, Log(named, summary=True)
+
+
+# ---------------------------------------------------------------- waiting
+
+
+@dataclass(frozen=True, slots=True)
+class Waited:
+    """Seconds waited for data and in all since the last firing; whether it was warned."""
+
+    wait: float = 0.0
+    whole: float = 0.0
+    warned: bool = False
+
+
+@factory
+def data_wait(*, warn_above: float = 0.2, schedule: Schedule | None = None) -> Callback:
+    """Log `time/data_wait_fraction`: the share of the updates' time that was a wait for data.
+
+    Runs on `schedule`, by default every 100 updates, over the updates since. A share above
+    `warn_above` is said once in a run: more `workers` may help.
+
+    Raises ValueError for a share that is not between 0 and 1.
+
+    >>> str(data_wait().schedule)
+    'every(updates=100)'
+    """
+    if not 0 <= warn_above <= 1:
+        raise ValueError(f"data_wait: warn_above is {warn_above}; expected a share from 0 to 1")
+
+    def add(state: TrainState, waited: Waited) -> tuple[Waited, None]:
+        wait, _, _, update = _times(state.timings)
+        more = replace(waited, wait=waited.wait + wait, whole=waited.whole + wait + update)
+        return more, None
+
+    def log(state: TrainState, waited: Waited) -> tuple[Waited, list[Effect]]:
+        if not waited.whole:
+            return waited, []
+        share = waited.wait / waited.whole
+        said = f"training waits for data {share:.0%} of its time; more workers may help"
+        warned = waited.warned or share > warn_above
+        told = [Say(said)] if warned and not waited.warned else []
+        return Waited(warned=warned), [Log({"time/data_wait_fraction": share}), *told]
+
+    return Callback(
+        "data_wait",
+        init=_not_waited,
+        after_update=add,
+        on_schedule=log,
+        schedule=every(updates=100) if schedule is None else schedule,
+        reads=(),
+        writes=("time/data_wait_fraction",),
+        on_error="warn",
+    )
+
+
+def _not_waited(state: TrainState) -> Waited:
+    return Waited()
+
+
+# ---------------------------------------------------------------- ranks
+
+
+@factory
+def slow_rank(*, factor: float = 1.2, schedule: Schedule | None = None) -> Callback:
+    """Log `time/slowest_rank` and `time/fastest_rank`: seconds of an update before ranks wait.
+
+    That is the wait for data and the forward pass, which no other rank takes part in, as the mean
+    over the updates since the last firing; on `schedule`, by default every 100 updates. Where the
+    slowest was `factor` times slower than the fastest, the next firing says so.
+
+    Raises ValueError for a factor that is not above 1.
+
+    >>> slow_rank().writes
+    ('time/slowest_rank', 'time/fastest_rank')
+    """
+    if not factor > 1:
+        raise ValueError(f"slow_rank: factor is {factor}; expected more than 1")
+
+    def log(state: TrainState, spent: Spent) -> tuple[Spent, list[Effect]]:
+        if not spent.count:
+            return spent, []
+        own = (spent.sums[0] + spent.sums[1]) / spent.count
+        slowest = Log({"time/slowest_rank": own}, over_ranks="max")
+        fastest = Log({"time/fastest_rank": own}, over_ranks="min")
+        return Spent(), [slowest, fastest, *_said(state)]
+
+    def _said(state: TrainState) -> Iterator[Say]:
+        slow, fast = (
+            state.metrics.get(f"time/{side}_rank", 0.0) for side in ("slowest", "fastest")
+        )
+        if slow > factor * fast > 0:
+            yield Say(f"the slowest rank needs {slow / fast:.1f} times as long as the fastest")
+
+    return Callback(
+        "slow_rank",
+        init=_nothing_spent,
+        after_update=_spend,
+        on_schedule=log,
+        schedule=every(updates=100) if schedule is None else schedule,
+        reads=(),
+        writes=("time/slowest_rank", "time/fastest_rank"),
+        on_error="warn",
+    )
