@@ -139,13 +139,17 @@ def sample(function: Callable[..., Callback]) -> tuple[dict[str, Any], Callback 
     return tried[0], None
 
 
+INVENTED = {"mode": "min", "at": "2030-12-31T08:00:00+00:00"}
+"""What text doesn't stand for: a placeholder's name tells no direction, and is no time."""
+
+
 def _options(function: Callable[..., Callback]) -> Iterator[dict[str, Any]]:
     """What is required; then that, and each of the others alone."""
     taken = parameters(function)
-    given = {name: placeholder(name, p.annotation) for name, p in taken.items()}
+    given = {n: INVENTED.get(n, placeholder(n, p.annotation)) for n, p in taken.items()}
     required = {n: given[n] for n, p in taken.items() if p.default is p.empty}
     if "mode" in taken:
-        required["mode"] = "min"  # a placeholder's name tells no direction
+        required["mode"] = given["mode"]
     yield required
     for name in (each for each in given if each not in required):
         yield {**required, name: given[name]}

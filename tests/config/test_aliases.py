@@ -420,7 +420,8 @@ def test_mistakes_in_referred_callbacks_stand_where_they_are_written(folder: Pat
 def test_overrides_reach_what_is_referred_to(folder: Path) -> None:
     Path("c.yaml").write_text(
         f"trainer: {{max_epochs: 4}}\n{REST}callbacks:\n"
-        "- kind: OfflineLossCallback\n  dataset_key: test\n  every_n_epochs: ${trainer.max_epochs}\n"
+        "- kind: OfflineLossCallback\n  dataset_key: test\n"
+        "  every_n_epochs: ${trainer.max_epochs}\n"
     )
     run = load("c.yaml", ["trainer.max_epochs=7"], ["tests.sample_project"])
     assert run.callbacks[0].schedule == every(epochs=7)
