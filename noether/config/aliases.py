@@ -4,9 +4,8 @@ A lookup: nothing is imported for these names, and no class is made.
 """
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any
-
-from noether.errors import suggestion
 
 PACKAGE = "noether.core.callbacks"
 CLASSES: Mapping[str, tuple[str, str]] = {
@@ -70,11 +69,10 @@ def refused(kind: Any) -> str | None:
             "snapshot under @every(epochs=1), or for a pass over a data set use `kind: evaluate`"
         )
     theirs = home == "" or f"{home}.".startswith((f"{PACKAGE}.", "noether.training."))
-    if theirs and is_class(kind) and ours(kind) is None:
-        near = suggestion(name, CLASSES)
-        if near.startswith("Did"):
-            return f"{kind} is no callback of theirs; {near}"
-    return None
+    if not theirs or not is_class(kind) or ours(kind) is not None:
+        return None
+    near = get_close_matches(name, CLASSES, n=1, cutoff=0.9)  # their endings are alike
+    return f"{kind} is no callback of theirs; Did you mean {near[0]}?" if near else None
 
 
 def is_class(kind: Any) -> bool:

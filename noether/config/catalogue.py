@@ -11,7 +11,7 @@ import yaml
 
 from noether import dataflow, hooks
 from noether.callback import Callback
-from noether.config.aliases import CLASSES, LIVE, is_class, ours, refused
+from noether.config.aliases import LIVE, ours, refused
 from noether.config.structure import parameters
 from noether.errors import ConfigurationError, suggestion
 
@@ -81,10 +81,7 @@ def found(name: str) -> Callable[..., Callback]:
     if short == "eta":
         raise ConfigurationError([f"{name}: {LIVE}"])
     if short not in hooks.__all__:
-        classes = [each for each, (mine, _) in CLASSES.items() if mine in hooks.__all__]
-        near = suggestion(name, classes) if is_class(name) else ""
-        hint = near if near.startswith("Did") else suggestion(name, hooks.__all__)
-        said = f"no built-in callback is named {name!r}. {hint}"
+        said = f"no built-in callback is named {name!r}. {suggestion(short, hooks.__all__)}"
         raise ConfigurationError([refused(name) or said])
     function: Callable[..., Callback] = getattr(hooks, short)
     return function

@@ -11,7 +11,7 @@ from noether import ConfigurationError, Run, every, hooks, load
 from noether.cli import main
 from noether.config.aliases import CLASSES, PACKAGE
 from noether.config.structure import parameters
-from noether.config.translation import OPTIONS
+from noether.config.translation import OPTIONS, translated
 from tests import sample_project as sample
 from tests.command import ALLOW, ROOT, files, placed
 
@@ -155,6 +155,12 @@ def test_a_misspelt_class_is_answered_with_the_nearest(folder: Path) -> None:
     assert problem.endswith("Did you mean CheckpointCallback?")
 
 
+@pytest.mark.parametrize("name", ["AccuracyCallback", "MetricCallback", "TestLossCallback"])
+def test_a_class_of_the_users_is_not_taken_for_a_slip(folder: Path, name: str) -> None:
+    (problem,) = refused(f"kind: {name}, every_n_epochs: 1")
+    assert f"{name} is the name of a class; here callbacks are functions" in problem
+
+
 def test_who_reads_what_a_refused_class_would_write_is_not_blamed(folder: Path) -> None:
     problems = refused(
         "kind: mine.AccuracyCallback, dataset_key: test, every_n_epochs: 1",
@@ -262,6 +268,75 @@ def test_an_average_has_one_interval(folder: Path) -> None:
         "kind: EmaCallback, target_factors: [0.9], every_n_epochs: 1, every_n_updates: 2"
     )
     assert any("every_n_epochs says when already" in problem for problem in problems)
+
+
+# ---------------------------------------------------------------- flags, before they are read
+
+
+def rewritten(kind: str, **options: Any) -> dict[str, Any]:
+    stage = translated({"callbacks": [{"kind": kind, **options}]})
+    assert stage.mistakes == []
+    (entry,) = stage.config["callbacks"]
+    return dict(entry)
+
+
+@pytest.mark.parametrize(
+    ("flags", "options"),
+    [
+        ({}, {"weights_only": True}),
+        ({"save_weights": True, "save_optim": True}, {"keep_last": None}),
+        ({"save_weights": False, "save_optim": True}, {"keep_last": None}),
+        ({"save_weights": False}, {"keep_last": 1}),
+        (
+            {"save_weights": False, "save_latest_weights": False, "save_latest_optim": True},
+            {"keep_last": 1},
+        ),
+        ({"save_weights": None, "save_optim": None}, {"weights_only": True}),
+    ],
+)
+def test_flags_of_a_checkpoint_say_what_stays(flags: Any, options: dict[str, Any]) -> None:
+    made = rewritten("CheckpointCallback", every_n_epochs=10, **flags)
+    assert made == {"kind": "checkpoint", "every_n_epochs": 10, **options}
+
+
+def test_our_checkpoint_without_flags_is_left_as_it_is() -> None:
+    assert rewritten("checkpoint", keep_last=7) == {"kind": "checkpoint", "keep_last": 7}
+
+
+@pytest.mark.parametrize(
+    ("flags", "schedule"),
+    [
+        ({"every_n_epochs": 2}, "every(epochs=2) | once_at_end"),
+        ({"every_n_samples": 9, "save_last_weights": False}, "every(samples=9)"),
+        ({"every_n_epochs": 2, "save_weights": False}, "once_at_end"),
+        ({"every_n_epochs": 2, "save_weights": False, "save_last_weights": False}, None),
+        (
+            {
+                "every_n_epochs": 2,
+                "save_weights": False,
+                "save_latest_weights": True,
+                "save_last_weights": False,
+            },
+            "every(epochs=2)",
+        ),
+        ({}, "once_at_end"),
+    ],
+)
+def test_flags_of_an_average_say_when_it_is_exported(flags: Any, schedule: str | None) -> None:
+    made = rewritten("EmaCallback", target_factors=[0.9], **flags)
+    timed = {} if schedule is None else {"schedule": schedule}
+    assert made == {"kind": "ema", "decay": [0.9], **timed}
+
+
+def test_our_average_without_flags_is_left_as_it_is() -> None:
+    assert rewritten("ema", decay=0.9) == {"kind": "ema", "decay": 0.9}
+
+
+def test_notes_of_an_average_say_what_is_not_the_same() -> None:
+    stage = translated({"callbacks": [{"kind": "EmaCallback", "target_factors": [0.9]}]})
+    said = "; ".join(note.message for note in stage.notes)
+    assert "EmaCallback is `kind: ema` here, its target_factors `decay`" in said
+    assert "every checkpoint holds the averages" in said
 
 
 # ---------------------------------------------------------------- the whole file, checked
@@ -426,3 +501,20 @@ def test_overrides_reach_what_is_referred_to(folder: Path) -> None:
     run = load("c.yaml", ["trainer.max_epochs=7"], ["tests.sample_project"])
     assert run.callbacks[0].schedule == every(epochs=7)
     assert run.arguments["until"] == {"epochs": 7}
+
+
+def test_each_part_of_a_circle_is_told_with_its_line(folder: Path) -> None:
+    circle = """\
+run:
+  until: {epochs: 1}
+  batch_size: 4
+  seed: ${optimizer.lr}
+optimizer:
+  kind: torch.optim.SGD
+  lr: ${optimizer.momentum}
+  momentum: ${run.seed}
+"""
+    rest = REST.partition("optimizer")[0]
+    problems = [each for each in refused(WRITER, before=circle + rest) if "itself" in each]
+    assert [each.partition(": ")[0] for each in problems] == ["c.yaml:4", "c.yaml:7", "c.yaml:8"]
+    assert "run.seed -> optimizer.lr -> optimizer.momentum" in problems[0]
