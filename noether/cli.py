@@ -130,7 +130,7 @@ def parser() -> argparse.ArgumentParser:
     inspecting.set_defaults(command=inspect, traceback=False)
     listing = commands.add_parser("hooks", help="the built-in callbacks and their options")
     listing.add_argument("name", nargs="?", metavar="NAME", help="one of them, in full")
-    listing.add_argument("--json", action="store_true", help="print all of them as JSON")
+    listing.add_argument("--json", action="store_true", help="print it as JSON")
     listing.set_defaults(command=hooks, traceback=False)
     return made
 
@@ -187,7 +187,7 @@ def loaded(options: argparse.Namespace) -> Any:
     if options.allow:
         sys.path.insert(0, os.getcwd())  # as `python -m` does, and only for who trusts a package
     run = load(options.config, options.overrides, options.allow)
-    for note in run.notes:
+    for note in run.notes if os.environ.get("RANK", "0") == "0" else ():
         print(f"note: {note}", file=sys.stderr)
     return run
 
@@ -328,6 +328,7 @@ def hooks(options: argparse.Namespace) -> None:
     from noether.config import catalogue  # late
 
     if options.json:
-        print(json.dumps(catalogue.listing(), indent=1))
+        names = () if options.name is None else ([options.name],)
+        print(json.dumps(catalogue.listing(*names), indent=1))
     else:
         print(catalogue.page(options.name) if options.name else catalogue.table())

@@ -4,6 +4,7 @@ A lookup: nothing is imported for these names, and no class is made.
 """
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any
 
 PACKAGE = "noether.core.callbacks"
@@ -31,6 +32,7 @@ CLASSES: Mapping[str, tuple[str, str]] = {
     "OfflineLossCallback": ("offline_loss", "offline_loss"),
 }
 """Class names: our name, and the module under the package."""
+LIVE = "the live line is there without an entry; `defaults: {eta: false}` switches it off"
 BASES = (
     *("CallbackBase", "PeriodicCallback", "PeriodicDataIteratorCallback"),
     "PeriodicIteratorCallback",
@@ -55,22 +57,34 @@ def ours(kind: Any) -> str | None:
 
 
 def refused(kind: Any) -> str | None:
-    """Why a class can't be a callback here, and what is written instead; None for what may be one.
+    """Why one of their classes can't be a callback here; None for what may be one.
 
-    >>> refused("my_project.ema")
+    >>> refused("noether.core.callbacks.EmaCalback")
+    'noether.core.callbacks.EmaCalback is no callback of theirs; Did you mean EmaCallback?'
     """
-    if not isinstance(kind, str):
-        return None
-    home, _, name = kind.rpartition(".")
+    home, _, name = kind.rpartition(".") if isinstance(kind, str) else ("", "", "")
     if name in BASES:
         return (
             f"{kind} is a base class, and nothing is derived here: write a function of the "
             "snapshot under @every(epochs=1), or for a pass over a data set use `kind: evaluate`"
         )
-    if ours(kind) is None and name[:1].isupper() and not home.startswith("torch"):
-        return (
-            f"{kind} is the name of a class; here callbacks are functions: write one of the "
-            "snapshot under @every(epochs=1), `kind: evaluate` for a pass over a data set, or a "
-            "function under @noether.factory that returns a callback"
-        )
-    return None
+    theirs = home == "" or f"{home}.".startswith((f"{PACKAGE}.", "noether.training."))
+    if not theirs or not is_class(kind) or ours(kind) is not None:
+        return None
+    near = get_close_matches(name, CLASSES, n=1, cutoff=0.9)  # their endings are alike
+    return f"{kind} is no callback of theirs; Did you mean {near[0]}?" if near else None
+
+
+def is_class(kind: Any) -> bool:
+    """Whether this is the name of a class, and none of torch's."""
+    home, _, name = kind.rpartition(".") if isinstance(kind, str) else ("", "", "")
+    return name[:1].isupper() and home.partition(".")[0] != "torch"
+
+
+def instead(kind: str) -> str:
+    """What is written instead of a class of the user's own."""
+    return (
+        f"{kind} is the name of a class; here callbacks are functions: write one of the "
+        "snapshot under @every(epochs=1), `kind: evaluate` for a pass over a data set, or a "
+        "function under @noether.factory that returns a callback"
+    )

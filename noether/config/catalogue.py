@@ -2,13 +2,16 @@
 
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal, get_args, get_origin
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from textwrap import indent
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 
 from noether import dataflow, hooks
 from noether.callback import Callback
+from noether.config.aliases import LIVE, ours, refused
 from noether.config.structure import parameters
 from noether.errors import ConfigurationError, suggestion
 
@@ -31,6 +34,8 @@ def theme(function: Callable[..., Any]) -> str:
 def page(name: str) -> str:
     """Options, reads, writes, schedule, documentation and examples of one built-in callback.
 
+    The name may be that of a class of another project, whose callback this is here.
+
     >>> print(page("accuracy"))  # doctest: +ELLIPSIS
     accuracy: Log `accuracy/{dataset}`: the share of samples whose largest output is their label.
     <BLANKLINE>
@@ -43,32 +48,42 @@ def page(name: str) -> str:
     ...
     """
     function = found(name)
-    lines = [f"{name}: {first_line(function)}", "", *map("  {}".format, facts(function))]
-    rest = documentation(function).partition("\n")[2].partition(">>>")[0].strip()
-    example = "\n".join(f"  {line}" for line in yaml_example(name).splitlines())
-    return "\n".join([*lines, *(["", rest] if rest else []), "", "in YAML:", example])
+    short = ours(name) or name
+    lines = [f"{short}: {first_line(function)}", "", *map("  {}".format, facts(function))]
+    if short != name:
+        lines = [f"{name} is `kind: {short}` here", "", *lines]
+    text, mark, example = documentation(function).partition("\n")[2].partition(">>>")
+    rest = [*([text.strip()] if text.strip() else []), *_shown("Python", mark + example)]
+    return "\n\n".join(["\n".join(lines), *rest, *_shown("YAML", yaml_example(short))])
 
 
-def listing() -> list[dict[str, Any]]:
-    """All of it as plain values, for other tools."""
+def _shown(language: str, example: str) -> list[str]:
+    return [f"in {language}:\n{indent(example.rstrip(), '  ')}"] if example.strip() else []
+
+
+def listing(names: Iterable[str] = hooks.__all__) -> list[dict[str, Any]]:
+    """All of it, or those of some names, as plain values, for other tools."""
     return [
         {
-            "name": name,
-            "theme": theme(getattr(hooks, name)),
-            "does": first_line(getattr(hooks, name)),
-            "options": {key: _plain(p) for key, p in parameters(getattr(hooks, name)).items()},
-            **_promises(getattr(hooks, name)),
+            "name": ours(name) or name,
+            "theme": theme(found(name)),
+            "does": first_line(found(name)),
+            "options": {key: _plain(p) for key, p in parameters(found(name)).items()},
+            **_promises(found(name)),
         }
-        for name in hooks.__all__
+        for name in names
     ]
 
 
 def found(name: str) -> Callable[..., Callback]:
-    """The factory of that name; raises ConfigurationError with the nearest."""
-    if name not in hooks.__all__:
-        hint = suggestion(name, hooks.__all__)
-        raise ConfigurationError([f"no built-in callback is named {name!r}. {hint}"])
-    function: Callable[..., Callback] = getattr(hooks, name)
+    """The factory of that name, or of a class's; raises ConfigurationError with the nearest."""
+    short = ours(name) or name
+    if short == "eta":
+        raise ConfigurationError([f"{name}: {LIVE}"])
+    if short not in hooks.__all__:
+        said = f"no built-in callback is named {name!r}. {suggestion(short, hooks.__all__)}"
+        raise ConfigurationError([refused(name) or said])
+    function: Callable[..., Callback] = getattr(hooks, short)
     return function
 
 
@@ -85,17 +100,18 @@ def facts(function: Callable[..., Callback]) -> Iterator[str]:
     for parameter in parameters(function).values():
         yield re.sub(r"\b(?:[a-z]\w*\.)+(?=[A-Z])", "", str(parameter))
     for promise, said in _promises(function).items():
-        yield f"{promise}: {', '.join(said) if isinstance(said, list) else said}"
+        text = ", ".join(said) if isinstance(said, list) else said
+        yield f"{promise}: {'by its options' if text is None else text or 'nothing'}"
 
 
 def _promises(function: Callable[..., Callback]) -> dict[str, Any]:
-    """What a callback of it reads and writes, and its own schedule."""
+    """What a callback of it reads and writes, None if not known, and its own schedule if any."""
     _, callback = sample(function)
     if callback is None:
-        return {"reads": "by its options", "writes": "by its options"}
-    promises = {
-        "reads": sorted(dataflow.needed(callback)) or "nothing",
-        "writes": list(callback.writes or ()) or "nothing",
+        return {"reads": None, "writes": None}
+    promises: dict[str, Any] = {
+        "reads": sorted(dataflow.needed(callback)),
+        "writes": list(callback.writes or ()),
     }
     return promises if callback.schedule is None else promises | {"when": str(callback.schedule)}
 
@@ -120,13 +136,17 @@ def sample(function: Callable[..., Callback]) -> tuple[dict[str, Any], Callback 
     return tried[0], None
 
 
+INVENTED = {"mode": "min", "at": "2030-12-31T08:00:00+00:00"}
+"""What text doesn't stand for: a placeholder's name tells no direction, and is no time."""
+
+
 def _options(function: Callable[..., Callback]) -> Iterator[dict[str, Any]]:
     """What is required; then that, and each of the others alone."""
     taken = parameters(function)
-    given = {name: placeholder(name, p.annotation) for name, p in taken.items()}
+    given = {n: INVENTED.get(n, placeholder(n, p.annotation)) for n, p in taken.items()}
     required = {n: given[n] for n, p in taken.items() if p.default is p.empty}
     if "mode" in taken:
-        required["mode"] = "min"  # a placeholder's name tells no direction
+        required["mode"] = given["mode"]
     yield required
     for name in (each for each in given if each not in required):
         yield {**required, name: given[name]}
@@ -137,10 +157,12 @@ def placeholder(name: str, kind: Any) -> Any:
     kinds = [each for each in get_args(kind) if each is not type(None)] or [kind]
     if get_origin(kind) is Literal:
         return kinds[0]
-    if any("Sequence" in str(each) or "list" in str(each) for each in (kind, *kinds)):
-        return [f"<{name}>"]
-    if any("Callable" in str(each) for each in (kind, *kinds)):
+    if get_origin(kind) in (UnionType, Union):
+        return placeholder(name, kinds[0])
+    if get_origin(kind) is get_origin(Callable[..., Any]):
         return placeholder
+    if "Sequence" in str(kind) or "list" in str(kind):
+        return [placeholder(name, kinds[0])]
     return 0.5 if float in kinds else 1 if int in kinds else f"<{name}>"
 
 

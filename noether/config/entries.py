@@ -7,8 +7,10 @@ from typing import Any
 
 from noether import dataflow
 from noether.callback import Callback, Pipeline
+from noether.config.aliases import instead, is_class, ours, refused
 from noether.config.hints import Mistake
 from noether.config.recipe import made, named, read_recipe
+from noether.config.resolve import trusted
 from noether.config.structure import parameters, structured
 from noether.config.words import found
 from noether.errors import suggestion
@@ -48,12 +50,14 @@ def read_entry(entry: Any, allow: Collection[str]) -> tuple[Callback | None, lis
     `name` and the schedule go to the factory where it takes them, else to what it returns.
     """
     try:
-        factory = named(entry, allow)
+        factory = factory_of(entry, allow)
     except LookupError as error:
         path = ("kind",) if isinstance(entry, Mapping) and "kind" in entry else ()
         return None, [Mistake(path, str(error))]
     takes = parameters(factory)
     options = {name: value for name, value in entry.items() if name != "kind"}
+    if "id" in options and "id" not in takes:  # what other projects tell their classes apart by
+        options["name"] = options.pop("id")
     taken = {**{name: setting(name) for name in SETTINGS}, **takes}
     values, mistakes = structured(taken, options, partial(read_recipe, allow=allow))
     mistakes += too_many(options)
@@ -68,6 +72,20 @@ def read_entry(entry: Any, allow: Collection[str]) -> tuple[Callback | None, lis
     except (TypeError, ValueError, LookupError) as error:
         return None, mistakes or [Mistake((), str(error))]
     return callback, mistakes or unscheduled(callback)
+
+
+def factory_of(entry: Any, allow: Collection[str]) -> Any:
+    """The factory of an entry; LookupError says what is wrong, for a class what is written here."""
+    kind = entry.get("kind") if isinstance(entry, Mapping) else None
+    if problem := refused(kind):
+        raise LookupError(problem)
+    try:
+        return named(entry, allow)
+    except LookupError as error:
+        if not isinstance(kind, str) or not is_class(kind) or ours(kind):
+            raise
+        own = trusted(kind.rpartition(".")[0], allow)
+        raise LookupError(f"{error}; {instead(kind)}" if own else instead(kind)) from error
 
 
 def unscheduled(callback: Callback) -> list[Mistake]:

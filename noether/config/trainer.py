@@ -21,7 +21,7 @@ SAME = {
     "add_default_callbacks": "defaults",
     "seed": "seed",
 }
-PRECISION = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", 32: "fp32"}
+PRECISION = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "32": "fp32"}
 OTHERS = ("callbacks", "max_batch_size", "precision", "skip_nan_loss", "skip_nan_loss_max_count")
 KNOWN = (*UNTIL, *INTERVALS, *SAME, *OTHERS)
 MOST_SKIPPED = 100
@@ -35,6 +35,7 @@ def trainer(config: Any) -> Stage:
     if not isinstance(section, Mapping):
         wrong = Mistake(("trainer",), f"expected a mapping, found {found(section)}")
         return Stage({k: v for k, v in config.items() if k != "trainer"}, mistakes=[wrong])
+    section = {key: value for key, value in section.items() if value is not None}
     stage = Stage(None, mistakes=list(_mistakes(section)))
     run: dict[str, Any] = {}
     for key, name, value in _options(section):
@@ -49,6 +50,7 @@ def trainer(config: Any) -> Stage:
         for name in run
         if ("run", name) in stage.moved
     ]
+    stage.notes += _idle(section)
     return stage
 
 
@@ -56,6 +58,16 @@ def _mistakes(section: Mapping[str, Any]) -> Iterator[Mistake]:
     for key in section:
         if key not in (*KNOWN, "kind"):
             yield Mistake(("trainer", key), f"unknown option; {suggestion(str(key), KNOWN)}")
+    if not _is_count(most := section.get("max_batch_size", 1)):
+        expected = "expected an integer of at least 1"
+        yield Mistake(("trainer", "max_batch_size"), f"{expected}, found {found(most)}")
+    if not isinstance(skip := section.get("skip_nan_loss", False), bool):
+        expected = "expected true or false"
+        yield Mistake(("trainer", "skip_nan_loss"), f"{expected}, found {found(skip)}")
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 1
 
 
 def _options(section: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
@@ -69,18 +81,28 @@ def _options(section: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
         elif key in SAME:
             yield key, SAME[key], value
         elif key == "precision":
-            yield key, "precision", PRECISION.get(value, value)
-        elif key == "max_batch_size":
-            yield key, "accumulate", _accumulate(section.get("effective_batch_size"), value)
+            yield key, "precision", PRECISION.get(str(value), value)
+        elif key == "max_batch_size" and "effective_batch_size" in section:
+            yield key, "accumulate", _accumulate(section["effective_batch_size"], value)
         elif key == "skip_nan_loss":
             limit = section.get("skip_nan_loss_max_count", MOST_SKIPPED)
             yield key, "on_nonfinite", {"skip": limit} if value is True else "raise"
 
 
+def _idle(section: Mapping[str, Any]) -> Iterator[Mistake]:
+    """What has no effect alone."""
+    for key, other in (
+        ("max_batch_size", "effective_batch_size"),
+        ("skip_nan_loss_max_count", "skip_nan_loss"),
+    ):
+        if key in section and other not in section:
+            yield Mistake(("trainer", key), f"does nothing without {other}; left out")
+
+
 def _accumulate(whole: Any, most: Any) -> Any:
     """The fewest equal micro-batches of at most so many samples."""
-    if type(whole) is not int or type(most) is not int or whole < 1 or most < 1:
-        return 1
+    if not (_is_count(whole) and _is_count(most)):
+        return 1  # what they should be is told elsewhere
     return next(n for n in range(1, whole + 1) if whole % n == 0 and whole // n <= most)
 
 
@@ -102,7 +124,8 @@ def _joined(
     for name in run.keys() & own.keys():
         key = stage.moved.pop(("run", name))
         _twice(stage, key, f"run.{name}")
-    joined["run"] = {**run, **own}
+    if isinstance(joined.get("run", {}), Mapping):  # else it is told later what is expected
+        joined["run"] = {**run, **own}
     if "callbacks" in section:
         if "callbacks" in joined and joined["callbacks"] != section["callbacks"]:
             _twice(stage, ("trainer", "callbacks"), "callbacks")

@@ -1,15 +1,16 @@
 """The entries of `callbacks:` in our own words, whichever of the accepted ones they are in."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
 
-from noether.config.aliases import CLASSES, ours, refused
+from noether.config.aliases import CLASSES, LIVE, ours
 from noether.config.hints import Mistake
 from noether.config.stages import Stage
 from noether.config.structure import parameters
+from noether.config.words import found as shown
 
 OPTIONS = {
     "dataset_key": "dataset",
@@ -57,35 +58,52 @@ def translated(config: Any) -> Stage:
         elif (found := _entry(each, stage, index, len(made))) is not None:
             made.append(found)
     stage.config = {**config, "callbacks": made}
+    stage.notes = _once_each(stage.notes)
     return stage
+
+
+def _once_each(notes: Iterable[Mistake]) -> list[Mistake]:
+    """The first of the notes that say the same."""
+    first: dict[str, Mistake] = {}
+    for note in notes:
+        first.setdefault(note.message, note)
+    return list(first.values())
 
 
 def _entry(written: Mapping[str, Any], stage: Stage, index: int, place: int) -> Any:
     """One entry in our words; None: there is nothing to write."""
     kind, name = written.get("kind"), ours(written.get("kind"))
     here = ("callbacks", index)
-    if problem := refused(kind):
-        stage.mistakes.append(Mistake((*here, "kind"), problem))
-        return None
     if name == "eta":
-        said = "left out: the live line is always there, `defaults: {eta: false}` switches it off"
-        stage.notes.append(Mistake(here, f"{kind} is {said}"))
+        stage.notes.append(Mistake(here, f"{kind} is left out: {LIVE}"))
         return None
     short = name or str(kind).removeprefix("noether.hooks.")
     from noether import hooks  # torch, late
 
     if short not in hooks.__all__:
         return dict(written)
-    options = {key: value for key, value in written.items() if key != "kind"}
+    options = {
+        key: value
+        for key, value in written.items()
+        if key != "kind" and (value is not None or name is None)  # theirs: null is not given
+    }
     entry = Entry(short, options, name is not None, parameters(getattr(hooks, short)))
     for step in STEPS:
         step(entry)
-    if entry.foreign:
-        stage.notes.append(Mistake((*here, "kind"), f"{kind} is `kind: {short}` here"))
+    if said := _spelling(entry, kind):
+        stage.notes.append(Mistake((*here, "kind"), said))
     stage.notes += [Mistake((*here, key), text) for key, text in entry.notes]
     stage.mistakes += [Mistake((*here, key), text) for key, text in entry.mistakes]
     stage.moved |= {("callbacks", place, new): (*here, old) for new, old in entry.came.items()}
     return {"kind": kind if name is None else name, **entry.options}
+
+
+def _spelling(entry: Entry, kind: Any) -> str:
+    """How the kind and the options are written here; nothing where they are."""
+    renamed = [f"{old} `{new}`" for new, old in entry.came.items() if OPTIONS.get(old) == new]
+    if not entry.foreign:
+        return f"{', '.join(renamed)} in {entry.kind} here" if renamed else ""
+    return ", its ".join([f"{kind} is `kind: {entry.kind}` here", *renamed])
 
 
 # ---------------------------------------------------------------- step by step
@@ -105,7 +123,8 @@ def _renamed(entry: Entry) -> None:
 
 def _named(entry: Entry) -> None:
     """Its name: `id` before `name`, and no name of a class."""
-    if entry.options.get("name") in CLASSES:
+    name = entry.options.get("name")
+    if isinstance(name, str) and name in CLASSES:
         del entry.options["name"]
     if "id" in entry.options:
         entry.options["name"] = entry.options.pop("id")
@@ -150,6 +169,8 @@ def _checkpoint(entry: Entry) -> None:
         made = {"keep_last": 1}
     if entry.options.get("models") is not None and "weights_only" not in made:
         made["export"] = True
+    for key in made.keys() & entry.options.keys():
+        entry.mistakes.append((key, "save_* say that already; leave one of them out"))
     entry.options |= made
     told = yaml.safe_dump(made, default_flow_style=True).strip()
     entry.notes.append(("kind", f"save_* are {told} here; the newest one is always complete"))
@@ -165,6 +186,8 @@ def _averages(entry: Entry) -> None:
         return
     flags = _flags(entry, AVERAGES)
     timed = [key for key in entry.options if key in EVERY]
+    if len(timed) > 1 or (timed and "schedule" in entry.options):
+        return  # which is told with the rest
     whens = [f"every({EVERY[key]}={entry.options.pop(key)})" for key in timed]
     if not (flags["save_weights"] or flags["save_latest_weights"]):
         whens = []
@@ -181,7 +204,7 @@ def _flags(entry: Entry, usual: Mapping[str, bool]) -> dict[str, bool]:
     given = {key: entry.options.pop(key) for key in usual if key in entry.options}
     for key, value in given.items():
         if not isinstance(value, bool):
-            entry.mistakes.append((key, f"expected true or false, found {value!r}"))
+            entry.mistakes.append((key, f"expected true or false, found {shown(value)}"))
     return {**usual, **given}
 
 
