@@ -2,6 +2,7 @@
 
 from noether.hooks.averaging import ema, swa
 from noether.hooks.checkpointing import best_checkpoint, checkpoint, load_best_at_end
+from noether.hooks.diagnostics import memory_snapshot, norms, oom_observer, profile
 from noether.hooks.evaluation import accuracy, best_metric, evaluate, offline_loss
 from noether.hooks.housekeeping import collect_garbage, empty_cache
 from noether.hooks.monitoring import learning_rate, online_loss, param_count, progress
@@ -39,10 +40,14 @@ __all__ = [
     "learning_rate",
     "load_best_at_end",
     "lr_schedule",
+    "memory_snapshot",
+    "norms",
     "offline_loss",
     "online_loss",
+    "oom_observer",
     "param_count",
     "predictions",
+    "profile",
     "progress",
     "reduce_on_plateau",
     "stop_at",
