@@ -58,7 +58,8 @@ def test_its_full_entry_says_every_option_otherwise_than_the_default(name: str) 
     said = {key: value for key, value in ALL[name].full.items() if key not in timed}
     excused = {"schedule"} if EVERY.keys() & ALL[name].full.keys() else set()
     assert sorted((taken.keys() | {"name"}) - excused) == sorted(said)
-    assert all(value != taken[key].default for key, value in said.items() if key in taken)
+    usual = {key for key, value in said.items() if key in taken and value == taken[key].default}
+    assert usual == set(ALL[name].usual)
 
 
 @pytest.mark.parametrize("name", hooks.__all__)

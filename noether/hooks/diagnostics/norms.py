@@ -72,8 +72,7 @@ def norms(
             return None, None
         trained = _trained(state.model, wanted)
         sizes = _norms(trained, norm) if weights else {}
-        changed = {n: trained[n].detach() - old for n, old in seen.weights.items()}
-        steps = _norms(changed, norm)
+        steps = _norms(_changed(seen.weights, trained), norm)
         both = {n: step / sizes[n] for n, step in steps.items() if n in sizes}
         kinds = (seen.gradients, sizes, steps, both)
         metrics = dict(_keyed(dict(zip(KINDS, kinds, strict=True)), per_parameter=per_parameter))
@@ -112,6 +111,13 @@ def _nothing_seen(state: TrainState) -> Before | None:
 def _trained(model: ModelView, patterns: Sequence[str] | None) -> dict[str, Tensor]:
     named = chosen(model.parameters, patterns, "norms")
     return {name: p for name, p in named.items() if p.requires_grad and p.numel()}
+
+
+def _changed(copies: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """What the update changed, in the place of the copies, which are this callback's own."""
+    if copies:
+        torch._foreach_sub_(list(copies.values()), [now[name].detach() for name in copies])
+    return copies
 
 
 def _norms(tensors: Mapping[str, Tensor], norm: float) -> dict[str, Tensor]:

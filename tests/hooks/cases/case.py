@@ -28,3 +28,5 @@ class Case:
     """Evaluation sets that it needs in a run, if not `val` of inputs and targets."""
     timed: bool = False
     """Whether it tells of time or of this machine, which no other run has alike."""
+    usual: tuple[str, ...] = ()
+    """Options of `full` that are their default all the same: no other value goes with the rest."""

@@ -1,4 +1,4 @@
-from noether import hooks
+from noether import every, hooks
 from tests.hooks.cases.case import Case
 
 CASES = {
@@ -6,6 +6,15 @@ CASES = {
         hooks.memory_snapshot(start=2, updates=3),
         {},
         {"name": "snapshot", "start": 10, "updates": 1, "max_entries": 1000},
+    ),
+    "norms": Case(
+        every(updates=2)(hooks.norms(per_parameter=True)),
+        {"every_n_updates": 10},
+        {
+            **{"name": "sizes", "gradients": False, "weights": False, "updates": True},
+            **{"per_parameter": True, "norm": 1.0, "patterns": ["head.*"], "every_n_updates": 5},
+        },
+        usual=("updates",),
     ),
     "oom_observer": Case(hooks.oom_observer(), {}, {"name": "full", "max_entries": 1000}),
     "profile": Case(
