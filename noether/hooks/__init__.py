@@ -2,7 +2,14 @@
 
 from noether.hooks.averaging import ema, swa
 from noether.hooks.checkpointing import best_checkpoint, checkpoint, load_best_at_end
-from noether.hooks.diagnostics import memory_snapshot, norms, oom_observer, profile
+from noether.hooks.diagnostics import (
+    loss_spike,
+    memory_snapshot,
+    nonfinite_guard,
+    norms,
+    oom_observer,
+    profile,
+)
 from noether.hooks.evaluation import accuracy, best_metric, evaluate, offline_loss
 from noether.hooks.housekeeping import collect_garbage, empty_cache
 from noether.hooks.monitoring import learning_rate, online_loss, param_count, progress
@@ -39,8 +46,10 @@ __all__ = [
     "images",
     "learning_rate",
     "load_best_at_end",
+    "loss_spike",
     "lr_schedule",
     "memory_snapshot",
+    "nonfinite_guard",
     "norms",
     "offline_loss",
     "online_loss",

@@ -1,7 +1,9 @@
 """What goes on inside: norms, activations, spikes, memory and time."""
 
+from noether.hooks.diagnostics.finite import nonfinite_guard
 from noether.hooks.diagnostics.memory import memory_snapshot, oom_observer
 from noether.hooks.diagnostics.norms import norms
 from noether.hooks.diagnostics.profiling import profile
+from noether.hooks.diagnostics.spikes import loss_spike
 
-__all__ = ["memory_snapshot", "norms", "oom_observer", "profile"]
+__all__ = ["loss_spike", "memory_snapshot", "nonfinite_guard", "norms", "oom_observer", "profile"]

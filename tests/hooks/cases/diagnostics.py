@@ -2,10 +2,26 @@ from noether import every, hooks
 from tests.hooks.cases.case import Case
 
 CASES = {
+    "loss_spike": Case(
+        every(updates=2)(hooks.loss_spike(window=4, warmup=3, factor=0.5)),
+        {"every_n_updates": 1},
+        {
+            **{"name": "spikes", "loss": "fit", "window": 10, "factor": 3.0, "warmup": 5},
+            **{"action": "stop", "cooldown": 7, "every_n_updates": 5},
+        },
+    ),
     "memory_snapshot": Case(
         hooks.memory_snapshot(start=2, updates=3),
         {},
         {"name": "snapshot", "start": 10, "updates": 1, "max_entries": 1000},
+    ),
+    "nonfinite_guard": Case(
+        hooks.nonfinite_guard(metrics=True, schedule=every(updates=2)),
+        {},
+        {
+            **{"name": "guard", "losses": False, "gradients": False, "weights": False},
+            **{"metrics": True, "schedule": "every(updates=10)"},
+        },
     ),
     "norms": Case(
         every(updates=2)(hooks.norms(per_parameter=True)),
