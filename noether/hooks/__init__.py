@@ -3,6 +3,8 @@
 from noether.hooks.averaging import ema, swa
 from noether.hooks.checkpointing import best_checkpoint, checkpoint, load_best_at_end
 from noether.hooks.diagnostics import (
+    activation_stats,
+    histograms,
     loss_spike,
     memory_snapshot,
     nonfinite_guard,
@@ -32,6 +34,7 @@ from noether.hooks.tuning import (
 
 __all__ = [
     "accuracy",
+    "activation_stats",
     "best_checkpoint",
     "best_metric",
     "checkpoint",
@@ -43,6 +46,7 @@ __all__ = [
     "empty_cache",
     "evaluate",
     "freeze",
+    "histograms",
     "images",
     "learning_rate",
     "load_best_at_end",

@@ -34,10 +34,8 @@ def states(values: list[float], skipped: frozenset[int] = frozenset()) -> list[T
 def scores(made: Callback, values: list[float], **options: Any) -> dict[int, float]:
     """What is logged, by update."""
     effects = asked(made, states(values, **options))
-    logged = {
-        u: e.metrics for u, each in enumerate(effects, 1) for e in each if hasattr(e, "metrics")
-    }
-    return {update: float(metrics[KEY]) for update, metrics in logged.items()}
+    logged = [(u, e) for u, each in enumerate(effects, 1) for e in each if isinstance(e, Log)]
+    return {update: float(log.metrics[KEY]) for update, log in logged}
 
 
 def told(made: Callback, values: list[float], kind: type = Say) -> list[int]:

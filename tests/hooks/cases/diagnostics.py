@@ -1,7 +1,27 @@
+import torch
+
 from noether import every, hooks
 from tests.hooks.cases.case import Case
 
 CASES = {
+    "activation_stats": Case(
+        every(epochs=1)(hooks.activation_stats(dataset="val", modules=["0", "3"])),
+        {"dataset": "val", "every_n_epochs": 1},
+        {
+            **{"name": "inside", "dataset": "val", "modules": ["head"], "stats": ["std"]},
+            **{"batch_size": 8, "weights": "ema", "limit": 3, "every_n_epochs": 1},
+        },
+        {"0": torch.tensor([4.0, 0.5, 1.0, 0.25, 0.5, 1.0], dtype=torch.float64)},
+    ),
+    "histograms": Case(
+        every(updates=2)(hooks.histograms(bins=5)),
+        {"every_n_updates": 10},
+        {
+            **{"name": "spread", "parameters": True, "gradients": False, "bins": 10},
+            **{"patterns": ["head.*"], "every_n_updates": 10},
+        },
+        usual=("parameters",),
+    ),
     "loss_spike": Case(
         every(updates=2)(hooks.loss_spike(window=4, warmup=3, factor=0.5)),
         {"every_n_updates": 1},
