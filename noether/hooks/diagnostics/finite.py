@@ -3,12 +3,11 @@
 import math
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor
 
 from noether.callback import Callback, factory
 from noether.effects import Effect, Say, Stop
-from noether.hooks.diagnostics.named import whole
+from noether.hooks.diagnostics.named import sizes
 from noether.schedules import Schedule, every, once_at_end
 from noether.state import TrainState
 
@@ -82,12 +81,11 @@ def _weights(state: TrainState) -> Parts:
 
 def _first(parts: list[tuple[str, Tensor]]) -> str | None:
     """The name of the first that isn't finite; the one place that waits for the device."""
-    real = [(name, t.detach()) for name, t in parts if t.numel() and _inexact(t)]
+    real = [(name, tensor) for name, tensor in parts if tensor.numel() and _inexact(tensor)]
     if not real:
         return None
     # The largest absolute value is finite where all are, and NaN where one is.
-    largest = torch._foreach_norm([tensor for _, tensor in real], math.inf)
-    finite = whole(torch.stack([size.double() for size in largest])).isfinite().tolist()
+    finite = sizes([tensor for _, tensor in real], math.inf).isfinite().tolist()
     return next((name for (name, _), fine in zip(real, finite, strict=True) if not fine), None)
 
 
