@@ -23,8 +23,7 @@ def chosen(
 def whole(tensor: Tensor) -> Tensor:
     """The tensor without its graph, gathered where each rank holds a part of it."""
     tensor = tensor.detach()
-    gathered: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-    return gathered
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def sizes(tensors: Sequence[Tensor], norm: float) -> Tensor:
@@ -38,7 +37,7 @@ def sizes(tensors: Sequence[Tensor], norm: float) -> Tensor:
     if not any(shared):
         return found
     parts = _gathered(found, tensors[shared.index(True)])
-    both = torch.linalg.vector_norm(parts, norm, dim=0)
+    both: Tensor = torch.linalg.vector_norm(parts, norm, dim=0)
     return both.where(torch.tensor(shared, device=both.device), found)
 
 
