@@ -3,19 +3,11 @@
 import math
 from collections.abc import Iterator
 
-<<<<<<< HEAD
-import torch
-=======
->>>>>>> 712cd023a4fa9ad483ab4da40743c5b77e88a17b
 from torch import Tensor
 
 from noether.callback import Callback, factory
 from noether.effects import Effect, Say, Stop
-<<<<<<< HEAD
-from noether.hooks.diagnostics.named import whole
-=======
 from noether.hooks.diagnostics.named import sizes
->>>>>>> 712cd023a4fa9ad483ab4da40743c5b77e88a17b
 from noether.schedules import Schedule, every, once_at_end
 from noether.state import TrainState
 
@@ -89,20 +81,11 @@ def _weights(state: TrainState) -> Parts:
 
 def _first(parts: list[tuple[str, Tensor]]) -> str | None:
     """The name of the first that isn't finite; the one place that waits for the device."""
-<<<<<<< HEAD
-    real = [(name, t.detach()) for name, t in parts if t.numel() and _inexact(t)]
-    if not real:
-        return None
-    # The largest absolute value is finite where all are, and NaN where one is.
-    largest = torch._foreach_norm([tensor for _, tensor in real], math.inf)
-    finite = whole(torch.stack([size.double() for size in largest])).isfinite().tolist()
-=======
     real = [(name, tensor) for name, tensor in parts if tensor.numel() and _inexact(tensor)]
     if not real:
         return None
     # The largest absolute value is finite where all are, and NaN where one is.
     finite = sizes([tensor for _, tensor in real], math.inf).isfinite().tolist()
->>>>>>> 712cd023a4fa9ad483ab4da40743c5b77e88a17b
     return next((name for (name, _), fine in zip(real, finite, strict=True) if not fine), None)
 
 

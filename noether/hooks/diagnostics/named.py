@@ -3,10 +3,7 @@
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
-<<<<<<< HEAD
-=======
 import torch
->>>>>>> 712cd023a4fa9ad483ab4da40743c5b77e88a17b
 from torch import Tensor
 
 
@@ -27,8 +24,6 @@ def whole(tensor: Tensor) -> Tensor:
     """The tensor without its graph, gathered where each rank holds a part of it."""
     tensor = tensor.detach()
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-<<<<<<< HEAD
-=======
 
 
 def sizes(tensors: Sequence[Tensor], norm: float) -> Tensor:
@@ -63,4 +58,3 @@ def _gathered(found: Tensor, like: Tensor) -> Tensor:
     held: DTensor = like  # type: ignore[assignment]  # it has parts
     places = [Shard(0) if place.is_shard() else Replicate() for place in held.placements]
     return DTensor.from_local(found[None], held.device_mesh, places).full_tensor()
->>>>>>> 712cd023a4fa9ad483ab4da40743c5b77e88a17b

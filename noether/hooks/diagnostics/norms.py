@@ -8,11 +8,7 @@ from torch import Tensor
 
 from noether.callback import Callback, factory
 from noether.effects import Log
-<<<<<<< HEAD
-from noether.hooks.diagnostics.named import chosen, whole
-=======
 from noether.hooks.diagnostics.named import chosen, sizes
->>>>>>> 712cd023a4fa9ad483ab4da40743c5b77e88a17b
 from noether.hooks.outputs.names import texts
 from noether.state import ModelView, TrainState
 
@@ -65,35 +61,20 @@ def norms(
     def look(state: TrainState, seen: Before | None) -> tuple[Before, None]:
         trained = _trained(state.model, wanted)
         found = {n: p.grad for n, p in trained.items() if gradients and p.grad is not None}
-<<<<<<< HEAD
-        sizes = _norms(found, norm) if per_parameter or not of_run else {}
-        if of_run and found and state.model.grad_norm is not None:
-            sizes |= {ALL: state.model.grad_norm}
-        copies = {n: p.detach().clone() for n, p in trained.items()} if updates else {}
-        return Before(sizes, copies), None
-=======
         size = _norms(found, norm) if per_parameter or not of_run else {}
         if of_run and found and state.model.grad_norm is not None:
             size |= {ALL: state.model.grad_norm}
         copies = {n: p.detach().clone() for n, p in trained.items()} if updates else {}
         return Before(size, copies), None
->>>>>>> 712cd023a4fa9ad483ab4da40743c5b77e88a17b
 
     def compare(state: TrainState, seen: Before | None) -> tuple[None, Log | None]:
         if seen is None:
             return None, None
         trained = _trained(state.model, wanted)
-<<<<<<< HEAD
-        sizes = _norms(trained, norm) if weights else {}
-        steps = _norms(_changed(seen.weights, trained), norm)
-        both = {n: step / sizes[n] for n, step in steps.items() if n in sizes}
-        kinds = (seen.gradients, sizes, steps, both)
-=======
         held = _norms(trained, norm) if weights else {}
         steps = _norms(_changed(seen.weights, trained), norm)
         both = {n: step / held[n] for n, step in steps.items() if n in held}
         kinds = (seen.gradients, held, steps, both)
->>>>>>> 712cd023a4fa9ad483ab4da40743c5b77e88a17b
         metrics = dict(_keyed(dict(zip(KINDS, kinds, strict=True)), per_parameter=per_parameter))
         return None, Log(metrics) if metrics else None
 
@@ -143,24 +124,13 @@ def _norms(tensors: Mapping[str, Tensor], norm: float) -> dict[str, Tensor]:
     """The norm of each and of all, in double precision, still on the device."""
     if not tensors:
         return {}
-<<<<<<< HEAD
-    # Half precision overflows long before a sum of its squares does any harm.
-    wide = [t.detach().float() if t.itemsize < 4 else t.detach() for t in tensors.values()]
-    each = whole(torch.stack([size.double() for size in torch._foreach_norm(wide, norm)]))
-=======
     each = sizes(list(tensors.values()), norm)
->>>>>>> 712cd023a4fa9ad483ab4da40743c5b77e88a17b
     return {ALL: torch.linalg.vector_norm(each, norm), **dict(zip(tensors, each, strict=True))}
 
 
 def _keyed(kinds: Mapping[str, Norms], *, per_parameter: bool) -> Iterator[tuple[str, Tensor]]:
-<<<<<<< HEAD
-    for kind, sizes in kinds.items():
-        for name, size in sizes.items():
-=======
     for kind, norms in kinds.items():
         for name, size in norms.items():
->>>>>>> 712cd023a4fa9ad483ab4da40743c5b77e88a17b
             if name == ALL:
                 yield f"norms/{kind}", size
             elif per_parameter:

@@ -30,8 +30,5 @@ class Case:
     """Whether it tells of time or of this machine, which no other run has alike."""
     usual: tuple[str, ...] = ()
     """Options of `full` that are their default all the same: no other value goes with the rest."""
-<<<<<<< HEAD
     observes: bool = False
     """Whether it looks at what is outside of the snapshot, and so says another thing each time."""
-=======
->>>>>>> 712cd023a4fa9ad483ab4da40743c5b77e88a17b
