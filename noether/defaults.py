@@ -7,12 +7,10 @@ from noether import hooks
 from noether.callback import Callback, Pipeline
 from noether.errors import ConfigurationError, suggestion
 from noether.progress import Progress
-from noether.schedules import Schedule, at, every, once_at_end
+from noether.schedules import Schedule, at, every
 
-MAX_SILENCE = 300
-"""Seconds after which a progress line is due in any case."""
-
-
+LIVE = "eta"
+"""The name by which the live line of a terminal is switched off; no callback draws it."""
 UNKNOWN_LENGTH = 5000
 """Updates that a run of unknown length is taken to have, for the default intervals."""
 
@@ -34,18 +32,17 @@ def with_defaults(
         _share(total, 100) if log is None else log, _share(total, 500) if track is None else track
     )
     if isinstance(defaults, Mapping):
-        unknown = [name for name in defaults if name not in table]
+        known = (*table, LIVE)
+        unknown = [name for name in defaults if name not in known]
         if unknown:
             raise ConfigurationError(
-                f"defaults: no default callback is named {name!r}. {suggestion(name, table)}"
+                f"defaults: no default callback is named {name!r}. {suggestion(name, known)}"
                 for name in unknown
             )
     taken = {callback.name for callback in pipeline}
     if not saves or any(made_by(callback, hooks.checkpoint) for callback in pipeline):
         taken.add("checkpoint")
-    added = [
-        make() for name, make in table.items() if _wanted(defaults, name) and name not in taken
-    ]
+    added = [make() for name, make in table.items() if wanted(defaults, name) and name not in taken]
     return (*_without_doubles(added, pipeline), *pipeline)
 
 
@@ -63,10 +60,12 @@ def made_by(callback: Callback, factory: Callable[..., Callback]) -> bool:
 
 
 def _table(log: Schedule, track: Schedule) -> Mapping[str, Callable[[], Callback]]:
-    said = log | every(seconds=MAX_SILENCE) | once_at_end
     return {
+        "dataset_stats": hooks.dataset_stats,
         "param_count": hooks.param_count,
-        "progress": lambda: hooks.progress(schedule=said),
+        "progress": lambda: hooks.progress(schedule=log),
+        "train_time": lambda: log(hooks.train_time()),
+        "peak_memory": lambda: log(hooks.peak_memory()),
         "online_loss": lambda: log(hooks.online_loss()),
         "learning_rate": lambda: (track | at(updates=1))(hooks.learning_rate()),
         "online_loss/track": lambda: track(hooks.online_loss()).named("online_loss/track"),
@@ -74,7 +73,8 @@ def _table(log: Schedule, track: Schedule) -> Mapping[str, Callable[[], Callback
     }
 
 
-def _wanted(defaults: Any, name: str) -> bool:
+def wanted(defaults: Any, name: str) -> bool:
+    """Whether what goes by that name is added by itself."""
     return bool(defaults.get(name, True) if isinstance(defaults, Mapping) else defaults)
 
 

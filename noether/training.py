@@ -19,7 +19,7 @@ from noether.checkpoint.retention import summary
 from noether.checkpoint.staging import Staging
 from noether.console import Console
 from noether.contents import restore
-from noether.defaults import with_defaults
+from noether.defaults import LIVE, wanted, with_defaults
 from noether.distributed import (
     ALONE,
     Exchange,
@@ -225,7 +225,7 @@ def _prepared(
     served, total, pipeline = laid_out(options, pipeline, ranks)
     pipeline = tuple(map(watched, pipeline)) if options["strict"] else pipeline
     fold = folding.compiled(pipeline)
-    console = Console(rank=ranks.rank)
+    console = Console(rank=ranks.rank, live=wanted(options["defaults"], LIVE))
     first = options["init_from"]
     initialise(options["model"], first, pipeline, console, ranks, goes_on=goes_on)
     seed_all(options["seed"])

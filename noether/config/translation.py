@@ -137,6 +137,13 @@ def _without_batch_size(entry: Entry) -> None:
         entry.notes.append(("batch_size", f"{entry.kind} reads no batches; left out"))
 
 
+def _without_words(entry: Entry) -> None:
+    """Which of several online losses is shown is no option."""
+    if "verbose" in entry.options and entry.kind == "online_loss":
+        del entry.options["verbose"]
+        entry.notes.append(("verbose", "lines show the losses of the longest interval; left out"))
+
+
 def _without_interval(entry: Entry) -> None:
     """What has no schedule is given none."""
     for key in [key for key in entry.options if key in EVERY and entry.kind == "stop_at"]:
@@ -208,4 +215,12 @@ def _flags(entry: Entry, usual: Mapping[str, bool]) -> dict[str, bool]:
     return {**usual, **given}
 
 
-STEPS = (_named, _renamed, _without_batch_size, _without_interval, _checkpoint, _averages)
+STEPS = (
+    _named,
+    _renamed,
+    _without_batch_size,
+    _without_words,
+    _without_interval,
+    _checkpoint,
+    _averages,
+)
