@@ -1,5 +1,6 @@
 """Averages of parts of a model, their files, and means over epochs."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,14 @@ def test_a_run_of_unknown_length_is_refused_at_the_start() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"start": 1.0}, {"every": 0}, {"lr": -1.0}, {"anneal": "exp"}, {"buffers": "mix"}],
+    [
+        {"start": 1.0},
+        {"every": 0},
+        {"lr": -1.0},
+        {"lr": math.nan},
+        {"anneal": "exp"},
+        {"buffers": "mix"},
+    ],
 )
 def test_a_mean_refuses_what_it_cannot_follow(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="swa"):
