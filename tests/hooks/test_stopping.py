@@ -187,6 +187,25 @@ def test_the_count_goes_on_after_a_resume_under_the_new_patience(tmp_path: Path)
     assert run(4).now.update == 5  # two misses before the checkpoint, two after it
 
 
+def test_the_count_goes_on_after_a_limit_is_moved(tmp_path: Path) -> None:
+    values: list[float | None] = [1.0, 2.0, 2.0, 2.0, 2.0, 0.5]
+
+    def run(updates: int) -> TrainState:
+        made = hooks.early_stopping(metric="score", patience=4, mode="min")
+        callbacks = [made, reporter(values), hooks.checkpoint(schedule=every(updates=1))]
+        options: Any = {"run_dir": tmp_path, "until": {"updates": updates}}
+        return train(values, made, callbacks=callbacks, **options)
+
+    half = run(3)
+    assert half.memories["early_stopping/score"].count == 2
+    begun = tmp_path / "1" / "checkpoints" / "step-3"
+    made = hooks.early_stopping(metric="score", patience=4, mode="min")
+    options: Any = {"run_dir": tmp_path / "more", "resume": begun}
+    final = train(values, made, **options)
+    assert final.now.update == 5
+    assert final.memories["early_stopping/score"].update == 1
+
+
 @pytest.mark.parametrize(
     "options",
     [
