@@ -147,7 +147,7 @@ def best_checkpoint(
         value = state.metrics[metric]
         if metric not in state.fresh:
             return best, []
-        worst = best.values[-1] if len(best.values) == keep_best else None
+        worst = best.values[keep_best - 1] if len(best.values) >= keep_best else None
         if improves(value, best.first, better, min_delta):
             best = replace(best, first=value, count=0)
             asked = [*_tolerated(best), *exported, Say(f"best {metric} so far: {value:.4g}")]
@@ -239,7 +239,7 @@ def _later(best: Best, limits: Sequence[int]) -> Best:
 def _tolerances(given: Sequence[int] | None, keep_best: int, min_delta: float) -> tuple[int, ...]:
     limits = tuple(given or ())
     odd = len(set(limits)) < len(limits) or min(limits, default=1) < 1
-    if keep_best < 1 or min_delta < 0 or odd:
+    if keep_best < 1 or not min_delta >= 0 or odd:
         raise ValueError(
             f"best_checkpoint: keep_best {keep_best}, min_delta {min_delta}, tolerances "
             f"{list(limits)}; expected at least 1, at least 0, and different numbers from 1 on"

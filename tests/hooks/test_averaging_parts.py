@@ -1,5 +1,7 @@
 """Averages of parts of a model, their files, and means over epochs."""
 
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,38 @@ def test_a_part_that_is_not_there_is_told_at_the_start() -> None:
 def test_a_policy_for_buffers_that_is_none_is_refused() -> None:
     with pytest.raises(ValueError, match="buffers is 'mix'"):
         hooks.ema(decay=0.9, buffers="mix")  # type: ignore[arg-type]
+
+
+def test_averages_may_be_kept_on_another_device() -> None:
+    """The meta device stands for another one: it has shapes, but no values."""
+    made: Any = hooks.ema(decay=0.5, device="meta")
+    final = trained(hooks.ema(decay=0.5))
+    state = replace(final, event="update", before=final.now)
+    begun = made.init(state)
+    assert begun.home == "cpu"
+    assert devices(begun) == {"meta"}
+    assert devices(made.after_update(state, begun)[0]) == {"meta"}
+
+    resumed, _ = made.after_update(state, final.memories["ema"])  # the model's, as it is read
+    assert (resumed.updates, resumed.home) == (9, "cpu")
+    assert devices(resumed) == {"meta"}
+
+
+def devices(kept: Any) -> set[str]:
+    return {value.device.type for value in kept.weights["ema=0.5"].values()}
+
+
+def test_averages_on_the_models_own_device_are_as_without_one() -> None:
+    passing = every(epochs=1)(hooks.offline_loss(dataset="val", weights="ema=0.9"))
+    plain, placed = (trained(hooks.ema(decay=0.9, device=d), passing) for d in (None, "cpu"))
+    assert placed.metrics == plain.metrics
+    assert any(name.startswith("ema=0.9/") for name in plain.metrics)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cpu:x", "cuda:-1"])
+def test_a_device_that_is_none_is_refused(device: str) -> None:
+    with pytest.raises(ValueError, match="ema: device is"):
+        hooks.ema(decay=0.9, device=device)
 
 
 # ---------------------------------------------------------------- swa
@@ -113,7 +147,14 @@ def test_a_run_of_unknown_length_is_refused_at_the_start() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"start": 1.0}, {"every": 0}, {"lr": -1.0}, {"anneal": "exp"}, {"buffers": "mix"}],
+    [
+        {"start": 1.0},
+        {"every": 0},
+        {"lr": -1.0},
+        {"lr": math.nan},
+        {"anneal": "exp"},
+        {"buffers": "mix"},
+    ],
 )
 def test_a_mean_refuses_what_it_cannot_follow(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="swa"):

@@ -25,6 +25,7 @@ from noether import (
 )
 from noether.checkpoint.manifest import Manifest, candidates
 from noether.fold import begin, compiled, tick
+from noether.journal import read
 from noether.rundir import read_status, write_status
 from noether.turn import Carry, Fold
 from tests.strategies import net, samples, sgd, squared_error
@@ -261,6 +262,7 @@ def test_a_value_is_saved_when_fewer_than_k_earlier_ones_are_as_good(
         {"metric": "score", "mode": "best"},
         {"metric": "loss", "keep_best": 0},
         {"metric": "loss", "min_delta": -0.1},
+        {"metric": "loss", "min_delta": math.nan},
     ],
 )
 def test_a_bad_option_is_refused_when_it_is_given(options: dict[str, Any]) -> None:
@@ -273,6 +275,48 @@ def test_a_metric_that_nobody_writes_is_refused_before_training(tmp_path: Path) 
     with pytest.raises(ConfigurationError, match=r"Did you mean score\?"):
         train([reporter([1.0]), best], tmp_path, until={"updates": 1})
     assert not (tmp_path / "1").exists()
+
+
+def test_a_resume_that_keeps_fewer_saves_none_that_is_worse(tmp_path: Path) -> None:
+    values = [3.0, 1.0, 2.0, 5.0, 0.5]
+
+    def run(keep: int, updates: int) -> None:
+        best = hooks.best_checkpoint(metric="score", mode="min", keep_best=keep)
+        pipeline = [reporter(values), best, hooks.checkpoint(schedule=every(updates=3))]
+        train(pipeline, tmp_path, until={"updates": updates}, resume="auto")
+        (tmp_path / "1" / "status.json").unlink()
+
+    def asked() -> list[int]:
+        return [
+            row["update"]
+            for row in read(tmp_path / "1" / "journal.jsonl")
+            for effect in row["effects"]
+            if effect["kind"] == "save" and effect["tag"] == "best_model.score"
+        ]
+
+    run(3, 3)
+    assert asked() == [1, 2, 3]
+    run(1, 5)
+    assert asked() == [1, 2, 3, 5]
+
+
+def test_the_best_of_several_is_loaded_at_the_end(tmp_path: Path) -> None:
+    """Not the newest of them, which is worse."""
+    seen: list[torch.Tensor] = []
+
+    def note(state: TrainState) -> None:
+        seen.append(state.model.parameters["0.weight"].detach().clone())
+
+    model = net()
+    pipeline = [
+        reporter([3.0, 1.0, 2.0, 2.5]),
+        Callback("note", after_update=note),
+        hooks.best_checkpoint(metric="score", mode="min", keep_best=2),
+        hooks.load_best_at_end(metric="score", mode="min"),
+    ]
+    train(pipeline, tmp_path, model=model, until={"updates": 4})
+    assert kept(tmp_path, "best_model.score") == [2, 3]
+    assert torch.equal(model.get_parameter("0.weight"), seen[1])
 
 
 # ---------------------------------------------------------------- tolerances

@@ -19,6 +19,7 @@ from noether import (
     every,
     hook,
     hooks,
+    when,
 )
 from noether.fold import begin, compiled, tick
 from noether.turn import Carry
@@ -126,6 +127,35 @@ def test_a_run_ends_after_the_whole_tick_with_the_reason() -> None:
     assert "2 at update 2" in final.reason
 
 
+def test_the_start_may_wait_for_another_metric() -> None:
+    def report(state: TrainState) -> Log:
+        return Log({"gate": float(state.now.update)})
+
+    gate = Callback("gate", after_update=report, writes=("gate",))
+    made = hooks.early_stopping(
+        metric="score", patience=1, mode="min", start=when("gate", ">", 2.0)
+    )
+    values: list[float | None] = [0.0, 0.0, 5.0, 4.0, 6.0, 6.0]
+    assert made.reads == ("score", "gate")
+    final = train(values, made, callbacks=[made, reporter(values), gate], strict=True)
+    assert final.now.update == 5
+    with pytest.raises(ConfigurationError, match="gate"):
+        train(values, made)
+
+
+def test_it_says_what_improved_and_how_long_nothing_did(capsys: Any) -> None:
+    made = hooks.early_stopping(metric="score", patience=3, mode="min")
+    train([3.0, 2.5, 2.5, 4.0], made)
+    said = "".join(capsys.readouterr())
+    for line in (
+        "score improved to 3",
+        "score improved to 2.5",
+        "no better, 1/3",
+        "4 is no better, 2/3",
+    ):
+        assert line in said
+
+
 def test_without_a_stop_the_run_reaches_its_limit() -> None:
     made = hooks.early_stopping(metric="score", patience=2, mode="max")
     final = train([1.0, 2.0, 2.0, 3.0], made)
@@ -157,6 +187,25 @@ def test_the_count_goes_on_after_a_resume_under_the_new_patience(tmp_path: Path)
     assert run(4).now.update == 5  # two misses before the checkpoint, two after it
 
 
+def test_the_count_goes_on_after_a_limit_is_moved(tmp_path: Path) -> None:
+    values: list[float | None] = [1.0, 2.0, 2.0, 2.0, 2.0, 0.5]
+
+    def run(updates: int) -> TrainState:
+        made = hooks.early_stopping(metric="score", patience=4, mode="min")
+        callbacks = [made, reporter(values), hooks.checkpoint(schedule=every(updates=1))]
+        options: Any = {"run_dir": tmp_path, "until": {"updates": updates}}
+        return train(values, made, callbacks=callbacks, **options)
+
+    half = run(3)
+    assert half.memories["early_stopping/score"].count == 2
+    begun = tmp_path / "1" / "checkpoints" / "step-3"
+    made = hooks.early_stopping(metric="score", patience=4, mode="min")
+    options: Any = {"run_dir": tmp_path / "more", "resume": begun}
+    final = train(values, made, **options)
+    assert final.now.update == 5
+    assert final.memories["early_stopping/score"].update == 1
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -164,10 +213,12 @@ def test_the_count_goes_on_after_a_resume_under_the_new_patience(tmp_path: Path)
         {"metric": "score", "patience": 3, "mode": "less"},
         {"metric": "loss", "patience": 0},
         {"metric": "loss", "patience": 3, "min_delta": -1.0},
+        {"metric": "loss", "patience": 3, "min_delta": math.nan},
+        {"metric": "loss", "patience": 3, "baseline": math.nan},
     ],
 )
 def test_a_bad_option_is_refused_when_it_is_given(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"mode|patience|min_delta"):
+    with pytest.raises(ValueError, match=r"mode|patience|min_delta|baseline"):
         hooks.early_stopping(**options)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -51,6 +52,15 @@ def test_the_last_epoch_has_its_evaluation(tmp_path: Path) -> None:
     final = train(hooks.stop_at(epoch=1), every(epochs=1)(note), once_at_end(note).named("end"))
     assert ran == [1, 1]
     assert final.reason == "reached epoch 1"
+
+
+def test_a_session_that_begins_at_the_count_makes_no_update(tmp_path: Path) -> None:
+    saving = hooks.checkpoint(schedule=every(updates=1), keep_last=None)
+    train(saving, run_dir=tmp_path, until={"updates": 5})
+    begun = tmp_path / "1" / "checkpoints" / "step-4"
+    again = train(hooks.stop_at(update=4), run_dir=tmp_path / "more", resume=begun)
+    assert again.now.update == 4
+    assert again.reason == "reached update 4"
 
 
 def test_the_horizon_stays_that_of_the_run() -> None:
@@ -191,11 +201,51 @@ def test_a_deadline_ends_a_run_before_it_comes() -> None:
         return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
 
     assert train(hooks.deadline(at=moment(3600))).now.update == 12
-    assert train(hooks.deadline(at=moment(3600), margin=7200)).now.update == 1
+    assert train(hooks.deadline(at=moment(3600), margin=7200)).now.update == 0
     gone = train(hooks.deadline(at=moment(-1)))
-    assert gone.now.update == 1
+    assert gone.now.update == 0
     assert gone.reason is not None
     assert "is near" in gone.reason
+
+
+def test_a_deadline_that_comes_during_the_run_ends_it() -> None:
+    """By a margin that grows with a pause: no clock of the machine's is waited for."""
+    clock = Clock()
+
+    def process(model: Any, batch: Any) -> dict[str, Any]:
+        clock.now += 4000.0
+        return {"x": batch[0]}
+
+    data = noether.DataPass("val", process)
+    passing = Callback("passing", on_schedule=ignore, data=data, schedule=every(updates=3))
+    soon = (datetime.now(UTC) + timedelta(seconds=3600)).isoformat()
+    made = hooks.deadline(at=soon)
+    final = train(passing, made, clock=clock, datasets={"val": samples(4, seed=2)})
+    assert final.now.update == 4  # the first update after the pause
+    assert final.memories["deadline"].longest >= 4000.0
+
+
+def ignore(state: TrainState) -> None:
+    """Acts upon nothing."""
+
+
+@pytest.mark.parametrize("margin", [math.nan, math.inf, -1.0])
+def test_a_margin_is_a_number_of_seconds(margin: float) -> None:
+    with pytest.raises(ValueError, match="deadline: margin is"):
+        hooks.deadline(at="2999-12-24T18:00:00+00:00", margin=margin)
+    with pytest.raises(ValueError, match="time_limit"):
+        hooks.time_limit(hours=1, margin=margin)
+
+
+def test_a_session_whose_time_is_used_up_makes_no_update(tmp_path: Path) -> None:
+    saving = hooks.checkpoint(schedule=every(updates=1))
+    half = train(saving, clock=Clock(), run_dir=tmp_path, until={"updates": 4})
+    begun = tmp_path / "1" / "checkpoints" / "step-4"
+    limit = hooks.time_limit(seconds=half.now.seconds, margin=0)
+    again = train(limit, clock=Clock(), run_dir=tmp_path / "more", resume=begun)
+    assert again.now.update == 4
+    assert again.reason is not None
+    assert "are used" in again.reason
 
 
 @pytest.mark.parametrize("at", ["2026-12-24T18:00:00", "tomorrow", "", "2026-13-01T00:00:00+00:00"])
@@ -226,11 +276,44 @@ def patient() -> int:
     return final.now.update
 
 
+def delayed() -> tuple[int, str | None]:
+    """Where a time limit ends a run of which one rank alone has seen a long pause."""
+    clock = Clock()
+
+    def process(model: Any, batch: Any) -> dict[str, Any]:
+        clock.now += 900.0 if dist.is_initialized() and dist.get_rank() == 1 else 0.0
+        return {"x": batch[0]}
+
+    data = noether.DataPass("val", process)
+    passing = Callback("passing", on_schedule=ignore, data=data, schedule=every(updates=3))
+    options: dict[str, Any] = {"clock": clock, "datasets": {"val": samples(4, seed=2)}}
+    final = train(passing, hooks.time_limit(seconds=1000), **options)
+    return final.now.update, final.reason
+
+
+def near() -> tuple[int, str | None]:
+    """Where a deadline ends a run before which one rank alone would stop."""
+    soon = (datetime.now(UTC) + timedelta(seconds=3600)).isoformat()
+    final = train(hooks.deadline(at=soon, margin=7200.0 * dist.get_rank()))
+    return final.now.update, final.reason
+
+
 @pytest.mark.timeout(200)
 def test_two_ranks_stop_together(tmp_path: Path) -> None:
     alone = patient()
+    assert delayed() == (12, "reached 4 epochs")
     group = Group(2, tmp_path / "log")
     try:
         assert group.call(patient) == [alone, alone]
+        (here, there), (update, reason) = group.call(delayed)
+        assert (here, there) == (update, reason)
+        assert update == 5  # rank 1 asks after the fourth; the other hears of it a tick later
+        assert reason is not None
+        assert "of 1000 s are used" in reason
+        first, second = group.call(near)
+        assert first == second
+        assert first[0] == 0
+        assert first[1] is not None
+        assert "is near, 7200 s kept" in first[1]
     finally:
         group.close()

@@ -103,7 +103,7 @@ def _rates(base: Mapping[str, float], lr: float, share: float) -> list[Set]:
 def _check(
     start: float, every: int, lr: float | None, anneal: str, epochs: int, buffers: str
 ) -> None:
-    if not 0 <= start < 1 or every < 1 or epochs < 1 or (lr is not None and lr < 0):
+    if not 0 <= start < 1 or every < 1 or epochs < 1 or not 0 <= (lr or 0) < math.inf:
         raise ValueError(
             f"swa: start {start}, every {every}, lr {lr}, anneal_epochs {epochs}; expected a share "
             "below 1, 1 or more, a rate of 0 or more, and 1 or more"

@@ -18,21 +18,43 @@ class Averages:
 
     weights: Mapping[str, Mapping[str, Tensor]]
     updates: int = 0
+    home: str | None = None
+    """The model's device, where they are kept on another."""
 
 
-def begin(paths: Mapping[str, str | None]) -> Callable[[TrainState], Averages]:
+def begin(
+    paths: Mapping[str, str | None], device: str | None = None
+) -> Callable[[TrainState], Averages]:
     """The memory of averages by name, each of the part of the model at a path; None: all of it."""
 
     def init(state: TrainState) -> Averages:
         held = dict(_held(state.model))
-        return Averages({name: _part(held, path, name) for name, path in paths.items()})
+        kept = Averages({name: _part(held, path, name) for name, path in paths.items()})
+        return placed(kept, state.model, device)
 
     return init
 
 
+def placed(kept: Averages, model: ModelView, device: str | None) -> Averages:
+    """The averages on that device, also after a resume, which brings them to the model's."""
+    if device is None:
+        return kept
+    home = next(iter(model.parameters.values())).device
+    moved = {
+        name: {key: value.to(device) for key, value in held.items()}
+        for name, held in kept.weights.items()
+    }
+    return Averages(moved, kept.updates, str(home))
+
+
 def named(name: str) -> Callable[[Averages], Mapping[str, Tensor]]:
-    """Where the memory holds the average of that name."""
-    return lambda kept: kept.weights[name]
+    """What the memory holds as the average of that name, on the model's device."""
+
+    def found(kept: Averages) -> Mapping[str, Tensor]:
+        held = kept.weights[name]
+        return held if kept.home is None else {k: v.to(kept.home) for k, v in held.items()}
+
+    return found
 
 
 def _part(held: Mapping[str, Tensor], path: str | None, name: str) -> dict[str, Tensor]:
@@ -57,7 +79,7 @@ def move(kept: Mapping[str, Tensor], model: ModelView, rate: float, buffers: Buf
             continue
         if mixed and value.is_floating_point() and rate != 1:
             averaged[0].append(kept[name])
-            averaged[1].append(value)
+            averaged[1].append(value.to(kept[name].device))
         else:
             kept[name].copy_(value)
     if averaged[0]:

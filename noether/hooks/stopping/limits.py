@@ -14,6 +14,7 @@ def stop_at(
 ) -> Callback:
     """Stop in the first tick whose count is this or more, after all else in that tick.
 
+    A session that begins there makes no update.
     The horizon stays that of the run: for a run that is planned shorter, `until=` is the place.
 
     Raises ValueError unless exactly one count is given, and positive.
@@ -33,7 +34,14 @@ def stop_at(
         reached = getattr(state.now, unit)
         return Stop(f"reached {unit} {limit}") if reached >= limit else None
 
-    return Callback(f"stop_at/{unit}", after_update=look, reads=(), writes=(), critical=True)
+    return Callback(
+        f"stop_at/{unit}",
+        before_training=look,
+        after_update=look,
+        reads=(),
+        writes=(),
+        critical=True,
+    )
 
 
 @factory
@@ -86,6 +94,11 @@ def looks(who: str, start: Schedule | None) -> Callable[[TrainState], bool]:
     if start.initial is not None:
         raise ValueError(f"{who}: start is {start}; one that remembers can't be")
     return start.asks
+
+
+def reads(metric: str, start: Schedule | None) -> tuple[str, ...]:
+    """The metrics that are looked at, those of the start among them."""
+    return tuple(dict.fromkeys((metric, *sorted(() if start is None else start.reads))))
 
 
 def beyond(value: float, side: str, limit: float) -> bool:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from noether.callback import Callback, factory
 from noether.effects import Effect, Say, Stop
-from noether.hooks.stopping.limits import looks
+from noether.hooks.stopping.limits import looks, reads
 from noether.schedules import Schedule, when
 from noether.schedules.metrics import Mode, direction, improves
 from noether.state import TrainState
@@ -44,17 +44,20 @@ def early_stopping(
     start: values of ticks where it does not fire are not looked at: `after(epochs=3)`.
     check_finite: stop at once at a value that is NaN or infinite; else it is one no better.
 
-    Raises ValueError for a patience below 1, or a negative min_delta.
+    Raises ValueError for a patience below 1, a min_delta that is negative or no number, a baseline
+    that is not finite, or a start that remembers.
 
     >>> early_stopping(metric="loss/val/total", patience=3).reads
     ('loss/val/total',)
     """
     better = direction(metric, mode)
-    if patience < 1 or min_delta < 0 or threshold_mode not in ("abs", "rel"):
+    if patience < 1 or not min_delta >= 0 or threshold_mode not in ("abs", "rel"):
         raise ValueError(
             f"early_stopping: patience {patience}, min_delta {min_delta}, threshold_mode "
             f"{threshold_mode!r}; expected at least 1, at least 0, and 'abs' or 'rel'"
         )
+    if baseline is not None and not math.isfinite(baseline):
+        raise ValueError(f"early_stopping: baseline is {baseline}; expected a finite number")
     looked_at = looks("early_stopping", start)
 
     def begin(state: TrainState) -> Patience:
@@ -68,7 +71,8 @@ def early_stopping(
             return seen, [Stop(f"{metric} is {value}, which is not finite")]
         margin = min_delta * abs(seen.best or 0.0) if threshold_mode == "rel" else min_delta
         if improves(value, seen.best, better, margin):
-            return Patience(value, state.now.update), []
+            said = f"{metric} improved to {value:.4g}"
+            return Patience(value, state.now.update), [Say(said)]
         return _no_better(metric, value, patience, seen)
 
     return Callback(
@@ -76,7 +80,7 @@ def early_stopping(
         init=begin,
         on_schedule=watch,
         schedule=when(metric) if schedule is None else schedule,
-        reads=(metric,),
+        reads=reads(metric, start),
         writes=(),
         critical=True,
     )

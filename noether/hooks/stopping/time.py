@@ -1,6 +1,8 @@
 """Ending a run in time: before a budget is used up, or before the machine is taken away."""
 
+import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -26,6 +28,8 @@ def time_limit(
 ) -> Callback:
     """Stop when so much training time is used up, over all sessions together, less a margin.
 
+    A session that begins then makes no update.
+
     margin: seconds kept for what follows the stop; by default twice the longest pause so far, in
         which passes and saves were made.
 
@@ -35,7 +39,7 @@ def time_limit(
     'time_limit'
     """
     limit = 3600 * hours + 60 * minutes + seconds
-    if min(hours, minutes, seconds) < 0 or not limit > 0 or (margin is not None and margin < 0):
+    if min(hours, minutes, seconds) < 0 or not limit > 0 or not _margin(margin):
         raise ValueError(
             f"time_limit: {hours} hours, {minutes} minutes, {seconds} seconds, margin {margin}; "
             "expected a positive time, and a margin of 0 or more"
@@ -48,9 +52,25 @@ def time_limit(
             return seen, None
         return seen, Stop(f"{state.now.seconds:.0f} s of {limit:.0f} s are used, {kept:.0f} s kept")
 
+    return _looking("time_limit", look)
+
+
+def _looking(name: str, look: Callable[[TrainState, Pause], tuple[Pause, Stop | None]]) -> Callback:
+    """Looks after each update, and before the first one of a session, which may come too late."""
     return Callback(
-        "time_limit", init=_paused, after_update=look, reads=(), writes=(), critical=True
+        name,
+        init=_paused,
+        before_training=look,
+        after_update=look,
+        reads=(),
+        writes=(),
+        critical=True,
     )
+
+
+def _margin(seconds: float | None) -> bool:
+    """Whether it is none, or a number of seconds."""
+    return seconds is None or 0 <= seconds < math.inf
 
 
 def _longer(state: TrainState, seen: Pause) -> Pause:
@@ -62,8 +82,8 @@ def _longer(state: TrainState, seen: Pause) -> Pause:
 def deadline(*, at: str, margin: float | None = None) -> Callback:
     """Stop in time before a moment, `at="2026-12-24T18:00:00+01:00"`, less a margin.
 
-    Looks at the wall clock after each update; of several ranks the first whose clock says so ends
-    the run, a tick later. margin: as for `time_limit`.
+    Looks at the wall clock after each update, and before the first one of each session; of several
+    ranks the first whose clock says so ends the run, a tick later. margin: as for `time_limit`.
 
     Raises ValueError for a time without a zone, or a negative margin.
 
@@ -71,7 +91,7 @@ def deadline(*, at: str, margin: float | None = None) -> Callback:
     'deadline'
     """
     moment = _moment(at)
-    if margin is not None and margin < 0:
+    if not _margin(margin):
         raise ValueError(f"deadline: margin is {margin}; expected seconds, 0 or more")
 
     def look(state: TrainState, seen: Pause) -> tuple[Pause, Stop | None]:
@@ -80,7 +100,7 @@ def deadline(*, at: str, margin: float | None = None) -> Callback:
         near = time.time() + kept >= moment
         return seen, Stop(f"{at} is near, {kept:.0f} s kept") if near else None
 
-    return Callback("deadline", init=_paused, after_update=look, reads=(), writes=(), critical=True)
+    return _looking("deadline", look)
 
 
 def _moment(at: str) -> float:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from noether.callback import Callback, factory
 from noether.effects import Stop
-from noether.hooks.stopping.limits import beyond, looks, one_side
+from noether.hooks.stopping.limits import beyond, looks, one_side, reads
 from noether.schedules import Schedule, when
 from noether.schedules.metrics import Mode, direction, improves
 from noether.state import TrainState
@@ -72,7 +72,7 @@ def divergence_stop(
         init=_none,
         on_schedule=look,
         schedule=when(metric) if schedule is None else schedule,
-        reads=(metric,),
+        reads=reads(metric, start),
         writes=(),
         critical=True,
     )

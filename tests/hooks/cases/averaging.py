@@ -27,6 +27,7 @@ CASES = {
             "warmup": True,
             "buffers": "average",
             "model_paths": ["0"],
+            "device": "cpu",
             "schedule": "every(epochs=1)",
         },
     ),
