@@ -192,6 +192,7 @@ def train(
         resume=resume,
         workers=workers,
         async_save=async_save,
+        defaults={"train_time": False, "peak_memory": False},  # no two runs have them alike
         seed=seed,
     )
 

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -162,12 +163,12 @@ def _received(machine: Machine, feed: Feed, part: Part, counters: Counter[str]) 
 
 @contextmanager
 def paused(course: Course) -> Iterator[None]:
-    """Around what training stands still for."""
-    begun = course.clock()
+    """Around what training stands still for; not by the run's clock, whose readings are few."""
+    begun = perf_counter()
     try:
         yield
     finally:
-        course.pause += course.clock() - begun
+        course.pause += perf_counter() - begun
 
 
 def _timed(course: Course, progress: Progress, now: float) -> Progress:

@@ -41,6 +41,14 @@ schedules = terms.schedules()
 
 # ---------------------------------------------------------------- training
 
+MEASURED = ("train_time/", "memory/", "time/", "throughput/", "system/")
+"""How metrics begin that no other run has alike: times, and what the machine is busy with."""
+
+
+def unmeasured(metrics: Any) -> dict[str, float]:
+    """The metrics that a run repeated has again."""
+    return {name: value for name, value in metrics.items() if not name.startswith(MEASURED)}
+
 
 @dataclass(slots=True)
 class Samples:

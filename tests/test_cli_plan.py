@@ -115,7 +115,7 @@ def test_the_json_says_who_reads_what_and_what_is_unknown(folder: Path, capsys: 
         "keen": "always",
         "best": 'on_improvement("loss/val/total", mode="min")',
     }
-    assert callbacks["validation"]["writes"] == ["loss/val/*"]
+    assert callbacks["validation"]["writes"] == ["loss/val/*", "lossdiff/val/*"]
     assert callbacks["reader"]["reads"] == callbacks["best"]["reads"] == ["loss/val/total"]
     # `keen` waits for the first validation: ticks 3 to 9, none on the opening one.
     counts = {name: callback["count"] for name, callback in callbacks.items()}

@@ -12,6 +12,7 @@ import pytest
 
 import noether
 from noether.journal import read
+from tests.strategies import unmeasured
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -84,4 +85,4 @@ def test_a_config_in_the_run_directory_repeats_the_run(command: Any, tmp_path: P
     again = command("train", "again.yaml")
     assert again.returncode == 0, again.stderr
     one, two = (list(read(tmp_path / f"runs/digits/{n}/journal.jsonl")) for n in (1, 2))
-    assert [row["metrics"] for row in one] == [row["metrics"] for row in two]
+    assert [unmeasured(row["metrics"]) for row in one] == [unmeasured(r["metrics"]) for r in two]

@@ -318,7 +318,7 @@ def telling() -> tuple[Callback, ...]:
     return chain(
         told(),
         hooks.best_checkpoint(metric=TOLD, keep_best=2),
-        hooks.early_stopping(metric=TOLD, patience=4),
+        hooks.early_stopping(metric=TOLD, patience=4, check_finite=False),
         hooks.ema(decay=0.5),
         every(updates=4)(hooks.online_loss()),
         hooks.checkpoint(schedule=every(updates=1) | once_at_end, keep_last=1),

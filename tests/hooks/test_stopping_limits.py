@@ -167,8 +167,9 @@ def test_a_time_limit_counts_all_sessions(tmp_path: Path) -> None:
     assert 30 <= again.now.seconds < 33
 
 
-def test_without_a_margin_twice_the_longest_pause_is_kept() -> None:
+def test_without_a_margin_twice_the_longest_pause_is_kept(monkeypatch: Any) -> None:
     clock = Clock()
+    monkeypatch.setattr("noether.loop.perf_counter", clock)
 
     def slow(state: TrainState) -> None:
         clock.now += 5.0 if state.now.update == 2 else 0.0
@@ -208,9 +209,10 @@ def test_a_deadline_ends_a_run_before_it_comes() -> None:
     assert "is near" in gone.reason
 
 
-def test_a_deadline_that_comes_during_the_run_ends_it() -> None:
+def test_a_deadline_that_comes_during_the_run_ends_it(monkeypatch: Any) -> None:
     """By a margin that grows with a pause: no clock of the machine's is waited for."""
     clock = Clock()
+    monkeypatch.setattr("noether.loop.perf_counter", clock)
 
     def process(model: Any, batch: Any) -> dict[str, Any]:
         clock.now += 4000.0
@@ -287,7 +289,9 @@ def delayed() -> tuple[int, str | None]:
     data = noether.DataPass("val", process)
     passing = Callback("passing", on_schedule=ignore, data=data, schedule=every(updates=3))
     options: dict[str, Any] = {"clock": clock, "datasets": {"val": samples(4, seed=2)}}
-    final = train(passing, hooks.time_limit(seconds=1000), **options)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("noether.loop.perf_counter", clock)
+        final = train(passing, hooks.time_limit(seconds=1000), **options)
     return final.now.update, final.reason
 
 
