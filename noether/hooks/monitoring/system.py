@@ -4,12 +4,14 @@ import importlib
 import resource
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import torch
 
 from noether.callback import Callback, factory
 from noether.effects import Do, Effect, Log
+from noether.hooks.monitoring import devices
 from noether.schedules import Schedule, every
 from noether.state import TrainState
 
@@ -29,8 +31,8 @@ def peak_memory(*, reset: bool = False) -> Callback:
     """
 
     def log(state: TrainState) -> list[Effect]:
-        device = next(iter(state.model.parameters.values())).device
-        if device.type != "cuda":
+        device = devices.gpu(state)
+        if device is None:
             return [Log({"memory/peak_rss/{I}": _resident() / GIB}, over_ranks="max")]
         peaks = {
             "memory/peak_allocated/{I}": torch.cuda.max_memory_allocated(device) / GIB,
@@ -107,6 +109,22 @@ def _library(name: str) -> Any:
         return None
 
 
+def _used(library: Any, handle: Any) -> float:
+    memory = library.nvmlDeviceGetMemoryInfo(handle)
+    return float(100 * memory.used / memory.total)
+
+
+def _busy(library: Any, handle: Any) -> float:
+    return float(library.nvmlDeviceGetUtilizationRates(handle).gpu)
+
+
+def _watts(library: Any, handle: Any) -> float:
+    return float(library.nvmlDeviceGetPowerUsage(handle) / 1000)
+
+
+_READINGS = {"memory": _used, "utilization": _busy, "power": _watts}
+
+
 def _gpus() -> Iterator[tuple[str, float]]:
     """What each GPU of the machine says; nothing where there is none."""
     library = _library("pynvml")
@@ -119,10 +137,9 @@ def _gpus() -> Iterator[tuple[str, float]]:
     try:
         for number in range(library.nvmlDeviceGetCount()):
             handle = library.nvmlDeviceGetHandleByIndex(number)
-            memory = library.nvmlDeviceGetMemoryInfo(handle)
-            yield f"system/gpu/{number}/memory", 100 * memory.used / memory.total
-            rates = library.nvmlDeviceGetUtilizationRates(handle)
-            yield f"system/gpu/{number}/utilization", rates.gpu
-            yield f"system/gpu/{number}/power", library.nvmlDeviceGetPowerUsage(handle) / 1000
+            for name, reading in _READINGS.items():
+                # A part of a divided GPU, say, does not tell everything.
+                with suppress(library.NVMLError):
+                    yield f"system/gpu/{number}/{name}", reading(library, handle)
     finally:
         library.nvmlShutdown()

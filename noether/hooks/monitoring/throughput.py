@@ -7,6 +7,7 @@ import torch
 
 from noether.callback import Callback, factory
 from noether.effects import Log
+from noether.hooks.monitoring import devices
 from noether.schedules import Schedule, every
 from noether.state import TrainState
 
@@ -77,7 +78,7 @@ def throughput(
 
     def log(state: TrainState, seen: Window) -> tuple[Window, Log | None]:
         seconds = seen.last.seconds + seen.now.seconds
-        if not seconds or seen.session != state.now.session:
+        if seconds <= 0 or seen.session != state.now.session:
             return seen, None
         samples = (seen.last.samples + seen.now.samples) / seconds
         each = samples / state.world_size
@@ -117,14 +118,15 @@ def _empty(state: TrainState) -> Window:
 
 def _with(done: Done, state: TrainState) -> Done:
     """With one more update."""
+    # On several ranks the clock is heard a tick late, after the pause: only sums are right.
     passed = state.now.seconds - state.before.seconds - state.timings.get("pause", 0.0)
     samples = state.now.sample - state.before.sample
-    return Done(done.updates + 1, done.samples + samples, done.seconds + max(passed, 0.0))
+    return Done(done.updates + 1, done.samples + samples, done.seconds + passed)
 
 
 def _peak(state: TrainState) -> float | None:
-    device = next(iter(state.model.parameters.values())).device
-    if device.type != "cuda":
+    device = devices.gpu(state)
+    if device is None:
         return None
     name = torch.cuda.get_device_name(device)
     return next((peak for part, peak in PEAKS.items() if part in name), None)
