@@ -15,6 +15,7 @@ CASES = {
         {"every_n_updates": 1},
         {"name": "most", "reset": True, "every_n_updates": 5},
         timed=True,
+        observes=True,
     ),
     "slow_rank": Case(
         hooks.slow_rank(schedule=every(updates=3)),
