@@ -81,7 +81,7 @@ def pipeline(*, save: int = 2, keep: int | None = 2, evaluate: int = 2) -> tuple
         every(updates=4)(hooks.online_loss()),
         every(updates=evaluate)(hooks.offline_loss(dataset="val")),
         hooks.best_checkpoint(metric=LOSS),
-        hooks.early_stopping(metric=LOSS, patience=50),
+        hooks.early_stopping(metric=LOSS, patience=50, check_finite=False),
         hooks.checkpoint(schedule=every(updates=save) | once_at_end, keep_last=keep),
     )
 
