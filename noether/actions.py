@@ -18,18 +18,17 @@ Actions = Mapping[str, Callable[..., Any]]
 class Tools:
     """What actions leave running between one call and the next."""
 
-    folder: Callable[[], Path | None]
+    folder: Path | None = None
     """Where they write; None: nowhere."""
     profiler: Any = None
 
 
-def actions(folder: Callable[[], Path | None]) -> Actions:
-    """The actions that every run has; what they write goes into the folder.
+def actions(tools: Tools) -> Actions:
+    """The actions that every run has.
 
-    >>> sorted(actions(lambda: None))[:2]
+    >>> sorted(actions(Tools()))[:2]
     ['collect_garbage', 'empty_cache']
     """
-    tools = Tools(folder)
     return {
         "collect_garbage": gc.collect,
         "empty_cache": torch.cuda.empty_cache,
@@ -75,11 +74,10 @@ def snapshot_memory(tools: Tools, *, name: str) -> None:
 
 def _written(tools: Tools, name: str, write: Callable[[str], Any]) -> None:
     """Let `write` make a file of the folder, complete or absent."""
-    folder = tools.folder()
-    if folder is None:
+    if tools.folder is None:
         return
-    folder.mkdir(exist_ok=True)
-    target = folder / name.replace("/", ".")
+    tools.folder.mkdir(exist_ok=True)
+    target = tools.folder / name.replace("/", ".")
     aside = target.with_name(aside_suffix() + target.name)  # torch looks at the end of the name
     write(str(aside))
     aside.replace(target)

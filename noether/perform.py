@@ -50,6 +50,7 @@ def _show(world: World, request: Request, memories: Mapping[str, Any]) -> None:
         if effect.action not in world.actions:
             hint = suggestion(effect.action, world.actions)
             raise LookupError(f"{request.by!r} asks to do {effect.action!r}, unknown here. {hint}")
+        world.tools.folder = world.outputs()
         world.actions[effect.action](**effect.options)
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from noether.actions import Actions, actions
+from noether.actions import Actions, Tools, actions
 from noether.callback import Pipeline
 from noether.console import Console
 from noether.loop import Course
@@ -29,9 +29,12 @@ class World:
     """More than every run has, by name."""
     warned: dict[str, int] = field(default_factory=dict)
     """Errors of observers, by callback."""
+    tools: Tools = field(default_factory=Tools)
 
     def __post_init__(self) -> None:
-        self.actions = {**actions(self.outputs), **self.actions}
+        # They know the tools and not the world: a circle would be freed late, in a loader's worker
+        # perhaps, where the threads of its process group are missing.
+        self.actions = {**actions(self.tools), **self.actions}
 
     def outputs(self) -> Path | None:
         """Where this rank writes its outputs; None: nowhere."""
