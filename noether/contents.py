@@ -16,7 +16,7 @@ from noether.distributed import gathered
 from noether.errors import CheckpointError, ConfigurationError, suggestion
 from noether.feed import to_device
 from noether.loop import Course
-from noether.machine import Machine, reconfigure
+from noether.machine import Machine, reconfigure, train_or_freeze
 from noether.progress import Progress
 from noether.randomness import capture
 from noether.store import STATE
@@ -123,11 +123,12 @@ def restore(
         machine.optimizer.load_state_dict(state["optimizer"])
         if machine.scheduler is not None and state["scheduler"] is not None:
             machine.scheduler.load_state_dict(state["scheduler"])
-        for name, parameter in machine.module.named_parameters():
-            parameter.requires_grad_(state["trainable"].get(name, parameter.requires_grad))
     except (ValueError, KeyError) as error:
         raise CheckpointError(f"{directory / STATE} does not fit this run: {error}") from error
     reconfigure(machine, state["configured"], given)
+    named = dict(machine.module.named_parameters())
+    flags = state["trainable"]
+    train_or_freeze(machine, [(p, flags[name]) for name, p in named.items() if name in flags])
     course.progress = Progress(**state["progress"])
     course.offset, course.skipped = state["offset"], state["skipped"]
     memories = _memories(stored, machine, callbacks)

@@ -78,7 +78,7 @@ class Set:
     """Change an optimizer's hyper-parameter: `lr`, or `lr` of one group as `lr/encoder`.
 
     `trainable/encoder.*` says whether the parameters of that name pattern, or of the parameter
-    group of that name, are trained: True or False.
+    group of that name, are trained: True or False. Only those that the optimizer holds can be.
     """
 
     target: str

@@ -1,6 +1,6 @@
 """The live things of a run - model, loss, optimizer - and the single steps made with them."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -128,10 +128,19 @@ def _spread(
         module = parallels.synchronised(module, device)
     parallels.as_first(module)
     if parallel == "ddp":
-        learns = any(parameter.requires_grad for parameter in module.parameters())
-        return module, parallels.copied(module, loss, device) if learns else None
+        return module, _exchanging(module, loss, device)
     parallels.sharded(module, device, ranks)
     return module, None
+
+
+def _exchanging(
+    module: torch.nn.Module, loss: Callable[[Any, Any], Any], device: torch.device
+) -> Callable[[Any], Any] | None:
+    """The loss of a batch over copies of the model; None where nothing is trained."""
+    from noether.parallel import copied  # late: it takes longer than all of noether
+
+    learns = any(parameter.requires_grad for parameter in module.parameters())
+    return copied(module, loss, device) if learns else None
 
 
 def _check_optimizer(module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -317,7 +326,7 @@ def apply_setting(machine: Machine, target: str, value: Any) -> None:
     """Perform a `Set`: a hyper-parameter in every group, or `lr/encoder` in one."""
     key, _, wanted = target.partition("/")
     if key == "trainable":
-        return _train_or_freeze(machine, wanted, trained=bool(value))
+        return _set_trained(machine, wanted, trained=bool(value))
     groups = machine.optimizer.param_groups
     chosen = [g for i, g in enumerate(groups) if not wanted or group_name(groups, i) == wanted]
     if not chosen or any(key not in group for group in chosen):
@@ -328,8 +337,11 @@ def apply_setting(machine: Machine, target: str, value: Any) -> None:
     return None
 
 
-def _train_or_freeze(machine: Machine, wanted: str, *, trained: bool) -> None:
-    """Let the parameters of a group or name pattern be trained, or not."""
+def _set_trained(machine: Machine, wanted: str, *, trained: bool) -> None:
+    """Let the parameters of a group or name pattern be trained, or not.
+
+    Only what the optimizer holds can be trained.
+    """
     groups = machine.optimizer.param_groups
     held = [g["params"] for i, g in enumerate(groups) if group_name(groups, i) == wanted]
     grouped = {id(parameter) for group in held for parameter in group}
@@ -338,15 +350,26 @@ def _train_or_freeze(machine: Machine, wanted: str, *, trained: bool) -> None:
     if not chosen:
         hint = suggestion(wanted, named)
         raise LookupError(f"Set('trainable/{wanted}'): no parameter has such a name. {hint}")
-    changed = [p for p in chosen if p.requires_grad != trained]
-    for parameter in changed:
+    if trained:
+        learning = {id(parameter) for parameter in machine.parameters}
+        chosen = [parameter for parameter in chosen if id(parameter) in learning]
+    if not chosen:
+        raise LookupError(
+            f"Set('trainable/{wanted}'): the optimizer holds none of these parameters; make it of "
+            "all that are to be trained at some time"
+        )
+    train_or_freeze(machine, [(parameter, trained) for parameter in chosen])
+
+
+def train_or_freeze(machine: Machine, flags: Iterable[tuple[torch.nn.Parameter, bool]]) -> None:
+    """Let each of these parameters be trained, or not."""
+    changed = [(p, trained) for p, trained in flags if p.requires_grad != trained]
+    for parameter, trained in changed:
         parameter.requires_grad_(trained)
         parameter.grad = None
-    if changed and machine.forward is not None:
-        from noether.parallel import copied  # late: it takes longer than all of noether
-
-        # It looked once, when it was made, at which gradients there will be.
-        machine.forward = copied(machine.module, machine.loss, machine.device)
+    if changed and machine.ranks.size > 1 and not machine.lockstep:
+        # What exchanges gradients looked once, when it was made, at which there will be.
+        machine.forward = _exchanging(machine.module, machine.loss, machine.device)
 
 
 @contextmanager
