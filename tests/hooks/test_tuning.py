@@ -14,8 +14,9 @@ from torch.optim import lr_scheduler as theirs
 
 import noether
 from noether import Callback, HookError, Log, TrainState, at, every, hooks
+from noether.hooks.tuning.shapes import step
 from tests.group import Group
-from tests.strategies import net, samples, sgd, squared_error
+from tests.strategies import Clock, net, samples, sgd, squared_error
 
 UPDATES = 12
 
@@ -156,6 +157,150 @@ def test_what_cannot_be_scheduled_is_told_at_the_start() -> None:
         train(hooks.lr_schedule(), until={"seconds": 0.1})
     with pytest.raises(HookError, match=r"no group 'head' has a lr; those that do: \['default'\]"):
         train(hooks.lr_schedule(groups=["head"]))
+    with pytest.raises(HookError, match=r"min_lr is 0\.2; expected no more than 0\.1, the rate"):
+        train(hooks.lr_schedule(min_lr=0.2))
+    with pytest.raises(HookError, match="warmup is 12 updates; the run has 12"):
+        train(hooks.lr_schedule(warmup=UPDATES))
+    with pytest.raises(HookError, match="no group has a weight_decay other than 0"):
+        train(hooks.weight_decay_schedule(end=0.1))
+
+
+@pytest.mark.parametrize("answer", [math.nan, math.inf, -0.5])
+def test_a_shape_of_ones_own_may_not_give_what_is_no_rate(answer: float) -> None:
+    with pytest.raises(HookError, match=r"shape gave .* which makes the lr of default"):
+        train(hooks.lr_schedule(shape=lambda share: answer if share > 0.5 else 1.0))
+
+
+def test_a_constant_rate_needs_no_horizon() -> None:
+    found = rates(
+        hooks.lr_schedule(shape="constant", warmup=5),
+        until={"seconds": 20.0},
+        clock=Clock(),
+    )
+    assert len(found) > 2
+    assert found == pytest.approx([0.1 * min(k + 1, 5) / 5 for k in range(len(found))])
+
+
+@given(steps=st.integers(1, 60), times=st.integers(1, 5))
+def test_stairs_begin_where_they_should(steps: int, times: int) -> None:
+    length = steps * times
+    shape = step(0.5, steps)
+    found = [shape(k / length) for k in range(length + 1)]
+    assert found == [0.5 ** min(k // times, steps - 1) for k in range(length + 1)]
+
+
+def test_updates_that_are_skipped_count() -> None:
+    def loss(model: Any, batch: Any) -> torch.Tensor:
+        seen.append(1)
+        return squared_error(model, batch) * (math.nan if len(seen) in (3, 4) else 1.0)
+
+    seen: list[int] = []
+    found = rates(hooks.lr_schedule(shape="linear"), loss=loss, on_nonfinite="skip")
+    assert found == pytest.approx([0.1 * (1 - k / UPDATES) for k in range(UPDATES)])
+
+
+def test_groups_move_each_from_its_own_rate() -> None:
+    model, groups = grouped()
+    groups[1]["lr"] = 0.5
+    first, one = recorder(group="first")
+    last, other = recorder(group="last")
+    moved = hooks.lr_schedule(shape="cosine", min_lr=0.02)
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    train(moved, one, other.named("other"), model=model, optimizer=optimizer)
+    shares = [(1 + math.cos(math.pi * k / UPDATES)) / 2 for k in range(UPDATES)]
+    assert first == pytest.approx([0.02 + 0.08 * share for share in shares])
+    assert last == pytest.approx([0.02 + 0.48 * share for share in shares])
+
+
+def test_two_schedules_have_groups_of_their_own() -> None:
+    model, groups = grouped()
+    first, one = recorder(group="first")
+    last, other = recorder(group="last")
+    moved = [hooks.lr_schedule(shape="linear", groups=[name]) for name in ("first", "last")]
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    train(*moved, one, other.named("other"), model=model, optimizer=optimizer)
+    assert first == last == pytest.approx([0.1 * (1 - k / UPDATES) for k in range(UPDATES)])
+
+
+def test_a_group_without_decay_is_given_none_but_by_name() -> None:
+    model, groups = grouped()
+    groups[0]["weight_decay"] = 0.1
+    optimizer = torch.optim.SGD(groups, lr=0.1, weight_decay=0.0)
+    found = [recorder("weight_decay", group) for group in ("first", "last")]
+    callbacks = [recording.named(str(i)) for i, (_, recording) in enumerate(found)]
+    schedule = hooks.weight_decay_schedule(end=0.5, shape="linear")
+    train(schedule, *callbacks, model=model, optimizer=optimizer)
+    assert found[0][0] == pytest.approx([0.1 + 0.4 * k / UPDATES for k in range(UPDATES)])
+    assert found[1][0] == [0.0] * UPDATES
+    for values, _ in found:
+        values.clear()
+    named = hooks.weight_decay_schedule(end=0.5, shape="linear", groups=["last"])
+    model, groups = grouped()
+    optimizer = torch.optim.SGD(groups, lr=0.1, weight_decay=0.0)
+    train(named, *callbacks, model=model, optimizer=optimizer)
+    assert found[0][0] == [0.0] * UPDATES
+    assert found[1][0] == pytest.approx([0.5 * k / UPDATES for k in range(UPDATES)])
+
+
+def test_a_scheduler_beside_it_is_overruled() -> None:
+    found: list[float] = []
+
+    def note(state: TrainState) -> None:
+        found.append(state.hyper["default"]["lr"])
+
+    train(
+        hooks.lr_schedule(shape="linear"),
+        Callback("used", before_update=note),
+        lr_scheduler=lambda o: theirs.StepLR(o, step_size=1, gamma=0.5),
+    )
+    assert found == pytest.approx([0.1 * (1 - k / UPDATES) for k in range(UPDATES)])
+
+
+@pytest.mark.parametrize(
+    ("again", "optimizer", "said", "expected"),
+    [
+        # Other options count from then on; what the run began with stays.
+        ({"shape": "linear"}, sgd, "", lambda u: 0.1 * (1 - u / UPDATES)),
+        ({"by": "epoch"}, sgd, "", lambda u: 0.1 * (1 - (u // 3) / 4)),
+        ({"groups": ["default"]}, sgd, "", lambda u: 0.1 * (1 - u / UPDATES)),
+        (
+            {"min_lr": 0.05},
+            sgd,
+            "lr of default is 0.0791667 and not 0.0583333, as it goes by 0.1, which it began with",
+            lambda u: 0.1 - 0.05 * u / UPDATES,
+        ),
+        (
+            {},
+            lambda p: torch.optim.SGD(p, lr=0.7, momentum=0.9),
+            "lr of default is 0.0583333 and not 0.7, as it goes by 0.1, which it began with",
+            lambda u: 0.1 * (1 - u / UPDATES),
+        ),
+    ],
+)
+def test_what_is_otherwise_after_a_resume_is_told(
+    again: dict[str, Any],
+    optimizer: Any,
+    said: str,
+    expected: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    until = {"epochs": 4}
+    saving = hooks.checkpoint(schedule=every(updates=1), keep_last=None)
+    values, recording = recorder()
+    begun: Any = {"shape": "linear"}
+    name = "rates"
+    first = hooks.lr_schedule(**begun).named(name)
+    train(first, saving, run_dir=tmp_path / "a", until=until)
+    capsys.readouterr()
+    second = hooks.lr_schedule(**{**begun, **again}).named(name)
+    step_5 = tmp_path / "a" / "1" / "checkpoints" / "step-5"
+    options: Any = {"run_dir": tmp_path / "b", "resume": step_5, "until": until}
+    train(second, recording, saving, optimizer=optimizer, **options)
+    assert values == pytest.approx([expected(u) for u in range(5, UPDATES)])
+    told = capsys.readouterr().out
+    assert said in told
+    assert bool(said or again == {"by": "epoch"}) == ("which it began with" in told)
 
 
 @pytest.mark.parametrize(
@@ -168,6 +313,11 @@ def test_what_cannot_be_scheduled_is_told_at_the_start() -> None:
         {"power": 0.0},
         {"gamma": 2.0},
         {"steps": 0},
+        {"power": 2.0},
+        {"shape": "linear", "gamma": 0.5},
+        {"shape": "polynomial", "steps": 4},
+        {"groups": []},
+        {"groups": "head"},
     ],
 )
 def test_a_rate_refuses_what_it_cannot_follow(options: dict[str, Any]) -> None:
@@ -231,11 +381,78 @@ def test_a_value_that_is_not_fresh_is_not_counted() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"factor": 1.0}, {"patience": -1}, {"cooldown": -1}, {"min_lr": -1.0}, {"min_delta": -1.0}],
+    [
+        {"factor": 1.0},
+        {"factor": 0.0},
+        {"patience": -1},
+        {"cooldown": -1},
+        {"min_lr": -1.0},
+        {"min_delta": -1.0},
+        {"groups": []},
+        {"groups": "head"},
+    ],
 )
 def test_a_plateau_refuses_what_it_cannot_follow(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="reduce_on_plateau"):
         hooks.reduce_on_plateau(metric="loss", **options)
+
+
+def test_a_plateau_lowers_the_groups_that_are_named_and_none_to_above() -> None:
+    model, groups = grouped()
+    groups[1]["lr"] = 0.01
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    found = [recorder(group=group) for group in ("first", "last")]
+    callbacks = [recording.named(str(i)) for i, (_, recording) in enumerate(found)]
+    reporting = Callback("reporter", after_update=lambda s: Log({"score": 1.0}), writes=("score",))
+    options: Any = {"metric": "score", "mode": "min", "patience": 0, "factor": 0.5}
+    until = {"updates": 4}
+    reduce = hooks.reduce_on_plateau(**options, min_lr=0.02)
+    train(reporting, reduce, *callbacks, model=model, optimizer=optimizer, until=until)
+    assert found[0][0] == [0.1, 0.1, 0.05, 0.025]
+    assert found[1][0] == [0.01] * 4  # below min_lr already, and not lifted to it
+    for values, _ in found:
+        values.clear()
+    reduce = hooks.reduce_on_plateau(**options, groups=["last"])
+    train(reporting, reduce, *callbacks, model=model, optimizer=optimizer, until=until)
+    assert found[0][0] == [0.02] * 4
+    assert found[1][0] == [0.01, 0.01, 0.005, 0.0025]
+
+
+def test_a_plateau_of_a_group_that_is_not_there_is_told_at_the_start() -> None:
+    reporting = Callback("reporter", after_update=lambda s: Log({"score": 1.0}), writes=("score",))
+    reduce = hooks.reduce_on_plateau(metric="score", mode="min", groups=["head"])
+    with pytest.raises(HookError, match=r"before_training, at update 0.*no group 'head'"):
+        train(reporting, reduce)
+
+
+def test_a_plateau_goes_on_after_a_resume(tmp_path: Path) -> None:
+    values = [3.0, 2.0, 2.5, 2.5, 2.5, 2.5, 1.0, 1.5, 1.5, 1.5, 1.5, 1.5]
+    optimizer = sgd(net().parameters())
+    scheduler = theirs.ReduceLROnPlateau(
+        optimizer, factor=0.5, patience=1, cooldown=1, threshold=0, threshold_mode="abs"
+    )
+    expected = []
+    for value in values:
+        expected.append(optimizer.param_groups[0]["lr"])
+        scheduler.step(value)
+
+    def report(state: TrainState) -> Log:
+        return Log({"score": values[state.now.update - 1]})
+
+    reporting = Callback("reporter", after_update=report, writes=("score",))
+    saving = hooks.checkpoint(schedule=every(updates=1), keep_last=None)
+    options: Any = {"factor": 0.5, "patience": 1, "cooldown": 1}
+    reduce = hooks.reduce_on_plateau(metric="score", mode="min", **options)
+    found, recording = recorder()
+    train(reporting, reduce, recording, saving, run_dir=tmp_path / "a")
+    assert found == pytest.approx(expected)
+    assert len(set(found)) > 2
+    for update in (3, 4, 5):
+        found.clear()
+        begun = tmp_path / "a" / "1" / "checkpoints" / f"step-{update}"
+        run = tmp_path / f"from-{update}"
+        train(reporting, reduce, recording, saving, run_dir=run, resume=begun)
+        assert found == pytest.approx(expected[update:])
 
 
 # ---------------------------------------------------------------- freeze, unfreeze
@@ -317,9 +534,48 @@ def test_two_ranks_freeze_and_wake_as_one_does(tmp_path: Path) -> None:
         group.close()
 
 
-def test_a_pattern_that_fits_nothing_is_an_error_with_the_nearest() -> None:
-    with pytest.raises(LookupError, match=r"such a name. Did you mean 0\.weight\?"):
-        train(hooks.freeze(patterns=["0.wieght"]))
+LATE = at(updates=9)
+
+
+@pytest.mark.parametrize(
+    ("callback", "said"),
+    [
+        (hooks.freeze(patterns=["0.wieght"]), r"'0\.wieght' is no .* Did you mean 0\.weight\?"),
+        (hooks.freeze(patterns=["0.*", "4.*"], schedule=LATE), r"'4\.\*' is no parameter's name"),
+        (LATE(hooks.unfreeze(patterns=["0.*", "xyz"])), r"'xyz' is no .* The first .* 0\.weight\."),
+        (LATE(hooks.unfreeze(patterns=["0.*"], lr_scale=0.5)), r"none of .* is a group; groups: "),
+    ],
+)
+def test_a_pattern_that_fits_nothing_is_told_at_the_start(callback: Callback, said: str) -> None:
+    with pytest.raises(HookError, match=rf"before_training, at update 0.*{said}"):
+        train(callback)
+
+
+def test_a_rate_is_scaled_once_however_often_it_wakes(tmp_path: Path) -> None:
+    model, groups = grouped()
+    found, recording = recorder(group="first")
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    waking = every(updates=2)(hooks.unfreeze(patterns=["first"], lr_scale=0.5))
+    train(waking, recording, model=model, optimizer=optimizer, until={"updates": 6})
+    assert found == [0.1] * 2 + [0.05] * 4
+
+
+def test_layers_wake_one_after_the_other_under_names_of_their_own() -> None:
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def note(state: TrainState) -> None:
+        seen.append({n: p.detach().clone() for n, p in state.model.parameters.items()})
+
+    train(
+        hooks.freeze(patterns=["0.*", "3.weight"]),
+        at(updates=4)(hooks.unfreeze(patterns=["3.weight"])),
+        at(updates=8)(hooks.unfreeze(patterns=["0.*"])),
+        Callback("note", before_training=note, after_update=note),
+        optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=0.1),
+    )
+    assert still(seen, "3.bias") == [False] * 12
+    assert still(seen, "3.weight") == [True] * 4 + [False] * 8
+    assert still(seen, "0.weight") == [True] * 8 + [False] * 4
 
 
 @pytest.mark.parametrize("patterns", [[], "0.*", [""]])

@@ -1,8 +1,10 @@
 """Training in stages: which parameters stand still."""
 
 from collections.abc import Sequence
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
 
-from noether.callback import Callback, Hook, factory
+from noether.callback import Callback, factory
 from noether.effects import Effect, Set
 from noether.schedules import Schedule, once_at_start
 from noether.state import TrainState
@@ -13,27 +15,45 @@ def freeze(*, patterns: Sequence[str], schedule: Schedule | None = None) -> Call
     """Train these parameters no more: names of parameters, with `*`, or of parameter groups.
 
     By default from the start of the run on. They get no gradients any more, and an optimizer
-    leaves them where they are, its momentum included. What is frozen is so after a resume.
+    leaves them where they are, its momentum and decay included. What is frozen is so after a
+    resume.
+
+    Raises ValueError at the start for a pattern that fits nothing; a parameter of two names goes
+    by its first.
 
     >>> str(freeze(patterns=["encoder.*"]).schedule)
     'once_at_start'
     """
     checked = _checked("freeze", patterns)
 
+    def check(state: TrainState) -> None:
+        _check_fit("freeze", checked, state)
+
     def stop(state: TrainState) -> list[Set]:
         return [Set(f"trainable/{pattern}", value=False) for pattern in checked]
 
-    return _at("freeze", stop, once_at_start if schedule is None else schedule)
+    return Callback(
+        f"freeze/{'+'.join(checked)}",
+        before_training=check,
+        on_schedule=stop,
+        schedule=once_at_start if schedule is None else schedule,
+        reads=(),
+        writes=(),
+        critical=True,
+    )
 
 
 @factory
 def unfreeze(*, patterns: Sequence[str], lr_scale: float | None = None) -> Callback:
     """Train these parameters from when the schedule fires, `at(epochs=2)` say.
 
-    `patterns` as for `freeze`. lr_scale: what the learning rates are multiplied with that belong
-    to the patterns which are names of parameter groups.
+    `patterns` as for `freeze`; of the parameters that they fit those are trained that the
+    optimizer holds. lr_scale: what the learning rates of the patterns that are names of parameter
+    groups are multiplied with, the first time it fires; an `lr_schedule` of these groups would
+    overrule it.
 
-    Raises ValueError for a scale that is not positive.
+    Raises ValueError for a scale that is not positive, and at the start for a pattern that fits
+    nothing, or a scale where none is the name of a group.
 
     >>> from noether import at
     >>> at(epochs=2)(unfreeze(patterns=["encoder.*"])).schedule
@@ -43,12 +63,31 @@ def unfreeze(*, patterns: Sequence[str], lr_scale: float | None = None) -> Callb
     if lr_scale is not None and not lr_scale > 0:
         raise ValueError(f"unfreeze: lr_scale is {lr_scale}; expected a positive number")
 
-    def go_on(state: TrainState) -> list[Effect]:
-        groups = [name for name in checked if name in state.hyper] if lr_scale else []
-        rates = [Set(f"lr/{name}", state.hyper[name]["lr"] * (lr_scale or 1)) for name in groups]
-        return [*(Set(f"trainable/{pattern}", value=True) for pattern in checked), *rates]
+    def check(state: TrainState, woken: bool) -> tuple[bool, None]:  # noqa: FBT001 a memory
+        _check_fit("unfreeze", checked, state)
+        if lr_scale is not None and not any(pattern in state.hyper for pattern in checked):
+            found = f"unfreeze: lr_scale is given, and none of {list(checked)} is a group"
+            raise ValueError(f"{found}; groups: {sorted(state.hyper)}")
+        return woken, None
 
-    return _at("unfreeze", go_on, None)
+    def go_on(state: TrainState, woken: bool) -> tuple[bool, list[Effect]]:  # noqa: FBT001
+        scaled = [name for name in checked if name in state.hyper and lr_scale and not woken]
+        rates = [Set(f"lr/{name}", state.hyper[name]["lr"] * (lr_scale or 1)) for name in scaled]
+        return True, [*(Set(f"trainable/{pattern}", value=True) for pattern in checked), *rates]
+
+    return Callback(
+        f"unfreeze/{'+'.join(checked)}",
+        init=_asleep,
+        before_training=check,
+        on_schedule=go_on,
+        reads=(),
+        writes=(),
+        critical=True,
+    )
+
+
+def _asleep(state: TrainState) -> bool:
+    return False
 
 
 def _checked(who: str, patterns: Sequence[str]) -> tuple[str, ...]:
@@ -57,5 +96,11 @@ def _checked(who: str, patterns: Sequence[str]) -> tuple[str, ...]:
     return tuple(patterns)
 
 
-def _at(name: str, hook: Hook, schedule: Schedule | None) -> Callback:
-    return Callback(name, on_schedule=hook, schedule=schedule, reads=(), writes=(), critical=True)
+def _check_fit(who: str, patterns: Sequence[str], state: TrainState) -> None:
+    """Raise ValueError for a pattern that is no group's name and fits no parameter's."""
+    names = list(state.model.parameters)
+    for pattern in patterns:
+        if pattern not in state.hyper and not any(fnmatchcase(name, pattern) for name in names):
+            near = get_close_matches(pattern, [*names, *state.hyper], n=1)
+            hint = f"Did you mean {near[0]}?" if near else f"The first of them is {names[0]}."
+            raise ValueError(f"{who}: {pattern!r} is no parameter's name and no group's. {hint}")

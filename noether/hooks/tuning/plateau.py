@@ -1,6 +1,6 @@
 """A learning rate that goes down when a metric has stopped to improve."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from noether.callback import Callback, factory
@@ -38,18 +38,26 @@ def reduce_on_plateau(
     that is not finite is no better. An improvement is one by more than `min_delta`. For `cooldown`
     values after a reduction none is counted. The rate stays at `min_lr` at least. `groups`: the
     parameter groups whose rate it is, by default all. Torch's ReduceLROnPlateau does the same with
-    `threshold_mode="abs"`. Together with `lr_scheduler=` both would move the rate: use one.
+    `threshold_mode="abs"`. Both `lr_scheduler=` and `lr_schedule` move the rate as well, as if
+    nothing had reduced it: use one of them.
+
+    Raises ValueError for numbers out of range, and at the start for a group that is not there.
 
     >>> reduce_on_plateau(metric="loss/val/total").name
     'reduce_on_plateau/loss/val/total'
     """
     better = direction(metric, mode)
-    if not 0 < factor < 1 or patience < 0 or cooldown < 0 or min_lr < 0 or min_delta < 0:
+    chosen = _named(groups)
+    if not 0 < factor < 1 or min(patience, cooldown, min_lr, min_delta) < 0:
         raise ValueError(
             f"reduce_on_plateau: factor {factor}, patience {patience}, cooldown {cooldown}, min_lr "
             f"{min_lr}, min_delta {min_delta}; expected a factor between 0 and 1, the others 0 or "
             "more"
         )
+
+    def check(state: TrainState, seen: Plateau) -> tuple[Plateau, None]:
+        _rates(state, chosen)
+        return seen, None
 
     def watch(state: TrainState, seen: Plateau) -> tuple[Plateau, list[Effect]]:
         if metric not in state.fresh:
@@ -61,19 +69,14 @@ def reduce_on_plateau(
             return Plateau(seen.best, 0, seen.cooling - 1), []
         if seen.count < patience:
             return replace(seen, count=seen.count + 1), []
-        return Plateau(seen.best, 0, cooldown), _reduced(state, value)
-
-    def _reduced(state: TrainState, value: float) -> list[Effect]:
-        chosen = tuple(state.hyper) if groups is None else tuple(groups)
-        rates = {name: state.hyper[name]["lr"] for name in chosen}
+        rates = _rates(state, chosen)
         lower = {n: max(r * factor, min_lr) for n, r in rates.items() if r > min_lr}
-        said = ", ".join(f"{name} {rate:.3g}" for name, rate in lower.items())
-        sets = [Set(f"lr/{name}", rate) for name, rate in lower.items()]
-        return [*sets, Say(f"{metric} {value:.4g} is on a plateau; lr {said}")] if lower else []
+        return Plateau(seen.best, 0, cooldown), _asked(lower, f"{metric} {value:.4g}")
 
     return Callback(
         f"reduce_on_plateau/{metric}",
         init=_flat,
+        before_training=check,
         on_schedule=watch,
         schedule=when(metric) if schedule is None else schedule,
         reads=(metric,),
@@ -83,3 +86,25 @@ def reduce_on_plateau(
 
 def _flat(state: TrainState) -> Plateau:
     return Plateau()
+
+
+def _asked(rates: Mapping[str, float], what: str) -> list[Effect]:
+    said = ", ".join(f"{name} {rate:.3g}" for name, rate in rates.items())
+    sets = [Set(f"lr/{name}", rate) for name, rate in rates.items()]
+    return [*sets, Say(f"{what} is on a plateau; lr {said}")] if rates else []
+
+
+def _named(groups: Sequence[str] | None) -> tuple[str, ...] | None:
+    if isinstance(groups, str) or (groups is not None and not groups):
+        found = f"reduce_on_plateau: groups is {groups!r}"
+        raise ValueError(f"{found}; expected a list of names, or None for all")
+    return None if groups is None else tuple(groups)
+
+
+def _rates(state: TrainState, groups: Sequence[str] | None) -> dict[str, float]:
+    """The rates of these groups, or of all; raises ValueError for one that is not there."""
+    known = {name: values["lr"] for name, values in state.hyper.items() if "lr" in values}
+    if strange := [name for name in groups or () if name not in known]:
+        found = f"reduce_on_plateau: no group {strange[0]!r} has a rate"
+        raise ValueError(f"{found}; those that do: {sorted(known)}")
+    return known if groups is None else {name: known[name] for name in groups}

@@ -41,7 +41,8 @@ def step(gamma: float, steps: int) -> Callable[[float], float]:
     >>> [step(0.1, 2)(share) for share in (0.0, 0.49, 0.5, 1.0)]
     [1.0, 1.0, 0.1, 0.1]
     """
-    return lambda share: gamma ** min(int(share * steps), steps - 1)
+    # A share such as 0.29 is a little less than it says: 29 of 100 stairs must not become 28.
+    return lambda share: gamma ** min(int(share * steps + 1e-9), steps - 1)
 
 
 def shapes(power: float, gamma: float, steps: int) -> Mapping[str, Callable[[float], float]]:
