@@ -20,7 +20,7 @@ demo: install
 test: install
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-# The laws that need no training, at twenty times the usual number of examples.
+# The laws that need no training, at ten times the usual number of examples.
 deep: install
 	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest -n 2 --dist worksteal \
 		tests/laws/test_schedules.py tests/laws/test_agenda.py tests/laws/test_fold.py \

@@ -20,8 +20,6 @@ from tests.laws import test_schedules as laws
 
 Law: TypeAlias = Callable[..., Any]
 
-ENOUGH = 100
-"""Examples among which each planted fault shows."""
 SETTINGS = "_hypothesis_internal_use_settings"
 """Where a law keeps its settings."""
 
@@ -629,10 +627,8 @@ def ask(law: Law, patch: pytest.MonkeyPatch, **changes: Any) -> None:
 @pytest.mark.parametrize(("fault", "law"), CATCHES)
 def test_a_planted_fault_is_caught(fault: Fault, law: Law, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(fault, monkeypatch)
-    own = getattr(law, SETTINGS).max_examples
-    usual = own == settings.default.max_examples  # type: ignore[union-attr]
     with pytest.raises(fault.raises):
-        ask(law, monkeypatch, max_examples=max(ENOUGH, own) if usual else own)
+        ask(law, monkeypatch)
 
 
 PLACES = {(fault.where, law): fault for fault in FAULTS for law in fault.laws}
