@@ -54,6 +54,7 @@ def evaluate(
     seed: int = 0,
     parallel: str = "ddp",
     device: str | None = None,
+    actions: Mapping[str, Callable[..., Any]] | None = None,
 ) -> TrainState:
     """Make the data pass of each callback once, whatever its schedule says.
 
@@ -66,6 +67,7 @@ def evaluate(
         model is taken as it is.
     checkpoint: "latest", "best", or the tag of one.
     batch_size: samples of a batch over all ranks, where a pass names none.
+    actions: what `Do` can ask for beside what every run has, as for `train`.
 
     Returns the snapshot with its metrics. Raises ConfigurationError before anything is evaluated,
     CheckpointError where there is no such checkpoint, HookError from a callback.
@@ -86,7 +88,7 @@ def evaluate(
     feed = _feed(batch_size, collate, seed, ranks)
     options = {"loss": loss, "precision": precision, "device": device, "parallel": parallel}
     with joined(ranks):
-        session = _prepared(model, pipeline, datasets, feed, ranks, options)
+        session = _prepared(model, pipeline, datasets, feed, ranks, options, dict(actions or {}))
         session.workers = workers
         if run is not None:
             where, found = from_first(ranks, lambda: storage.chosen(Path(run), checkpoint))
@@ -151,6 +153,7 @@ def _prepared(
     feed: Feed,
     ranks: Ranks,
     options: Mapping[str, Any],
+    actions: Mapping[str, Callable[..., Any]],
 ) -> Session:
     seed_all(feed.seed)
     idle: Any = {"lr_scheduler": None, "clip_norm": None, "clip_value": None}
@@ -163,9 +166,8 @@ def _prepared(
         **idle,
         **options,
     )
-    world = World(
-        made, Course(Progress()), feed.seed, None, Console(rank=ranks.rank), None, pipeline
-    )
+    known = (made, Course(Progress()), feed.seed, None, Console(rank=ranks.rank), None, pipeline)
+    world = World(*known, actions=actions)
     lengths = {name: size(data) for name, data in datasets.items()}
     start = Progress()
     base = TrainState("evaluation", start, start, model=made.view, dataset_lengths=lengths)

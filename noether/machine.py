@@ -91,7 +91,7 @@ def machine(
         raise ConfigurationError(
             [
                 "lr_scheduler is a ReduceLROnPlateau, which needs a metric; "
-                "use a callback that reads the metric and returns Set('lr', ...)"
+                "use the callback hooks.reduce_on_plateau(metric=...)"
             ]
         )
     made = Machine(
@@ -170,8 +170,7 @@ def _view(machine: Machine) -> ModelView:
     def norm() -> Tensor | None:
         return machine.grad_norm
 
-    def recording(batch: Any, patterns: Sequence[str]) -> Mapping[str, Any]:
-        inputs = batch[0] if isinstance(batch, tuple | list) else batch
+    def recording(inputs: Any, patterns: Sequence[str]) -> Mapping[str, Any]:
         return recorded(machine.module, patterns, lambda: call(inputs))
 
     return ModelView(

@@ -2,6 +2,7 @@
 
 import traceback
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from noether.averages import weights
@@ -73,14 +74,18 @@ def _put(world: World, effect: Write | Export, memories: Mapping[str, Any]) -> N
         world.console.warn(f"{effect.name} is not written: the run has no run directory")
         return
     try:
-        if isinstance(effect, Export):
-            average = weights(world.pipeline, effect.weights, memories)
-            machine = world.machine
-            export(world.store.run / WEIGHTS, effect, machine.module, average, machine.ranks)
-        elif folder := world.outputs():
-            write(folder, effect.name, effect.payload)
+        with paused(world.course):
+            _written(world, world.store.run, effect, memories)
     except (OSError, TypeError, ValueError, ImportError, ConfigurationError) as error:
         world.console.warn(f"{effect.name} is not written: {error}; training goes on")
+
+
+def _written(world: World, run: Path, effect: Write | Export, memories: Mapping[str, Any]) -> None:
+    if isinstance(effect, Export):
+        average = weights(world.pipeline, effect.weights, memories)
+        export(run / WEIGHTS, effect, world.machine.module, average, world.machine.ranks)
+    elif folder := world.outputs():
+        write(folder, effect.name, effect.payload)
 
 
 def write_row(world: World, outcome: Outcome) -> None:

@@ -48,18 +48,22 @@ class ModelView:
 
         The inputs are the first element of a tuple or list, else the batch itself.
         """
-        return self.call(batch[0] if isinstance(batch, tuple | list) else batch)
+        return self.call(_inputs(batch))
 
     def record(self, batch: Any, modules: Sequence[str] = ("*",)) -> Mapping[str, Any]:
         """What the submodules whose dotted names match a pattern give for a batch, by name.
 
         Of a submodule that is called more than once, the last call's.
         """
-        return self.recording(batch, modules)
+        return self.recording(_inputs(batch), modules)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the model itself, in the run's precision."""
         return self.call(*args, **kwargs)
+
+
+def _inputs(batch: Any) -> Any:
+    return batch[0] if isinstance(batch, tuple | list) else batch
 
 
 UNKNOWN = Progress(None, None, None, None)

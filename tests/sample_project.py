@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from noether import Callback, DataPass, Log, Schedule, every, factory
+from noether import Callback, DataPass, Do, Log, Schedule, every, factory
 
 __all__ = ["os"]
 
@@ -213,3 +213,18 @@ def dice() -> Callable[[Any, str, int], str]:
 def thrown_dice(model: Any, prompt: str, max_new_tokens: int) -> str:
     """As many throws of a die as there may be tokens."""
     return f"{prompt} {torch.randint(1, 7, (max_new_tokens,)).tolist()}"
+
+
+@factory
+def noting() -> Callable[..., None]:
+    return note
+
+
+def note() -> None:
+    MADE.append("noted")
+
+
+@factory
+def asking() -> Callback:
+    data = DataPass("val", lambda model, batch: {"x": batch[0]})
+    return Callback("asking", on_schedule=lambda state: Do("note"), data=data)

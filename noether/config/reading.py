@@ -75,7 +75,8 @@ class Run:
         from noether.evaluation import evaluate  # torch, late
 
         shared = {key: self.arguments[key] for key in EVALUATED if key in self.arguments}
-        built_parts = {key: built(self.parts[key]) for key in ("model", "loss", "datasets")}
+        names = ("model", "loss", "datasets", *({"actions"} & self.parts.keys()))
+        built_parts = {key: built(self.parts[key]) for key in names}
         return evaluate(**built_parts, callbacks=self.callbacks, run=run, **{**shared, **more})
 
 
@@ -172,8 +173,7 @@ class Reading:
                 self.note(f"unknown section; {suggestion(name, SECTIONS)}", name)
         options = self.options()
         parts = {"model": self.recipe("model"), **self.data(), "loss": self.loss()}
-        if "counters" in options:
-            parts["counters"] = options.pop("counters")
+        parts |= {name: options.pop(name) for name in ("counters", "actions") if name in options}
         optimizer = self.recipe("optimizer", supplied="params")
         arguments = {**options, "optimizer": optimizer, "config": self.config}
         if "lr_scheduler" in self.config:

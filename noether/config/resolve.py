@@ -39,7 +39,9 @@ def resolve(kind: Any, allow: Collection[str] = ()) -> Callable[..., Any]:
     if home and not trusted(home, allow):
         raise refused(kind, home, allow)
     if name == PLATEAU:
-        raise LookupError(f"{kind} reads metrics, so it is no LR scheduler here; use a callback")
+        raise LookupError(
+            f"{kind} reads metrics, so it is none here; use the callback reduce_on_plateau"
+        )
     value: Any = getattr(imported(home or HOOKS, kind, allow), name, None)
     if not (is_factory(value) or is_of_torch(value, home)):
         raise unknown(kind, home, found=value is not None, allow=allow)

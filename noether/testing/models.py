@@ -55,8 +55,8 @@ def view(
         found = [p.grad for p in parameters.values() if p.grad is not None]
         return torch.nn.utils.get_total_norm(found) if found else None
 
-    def recording(batch: Any, patterns: Sequence[str]) -> Mapping[str, Any]:
-        return recorded(module, patterns, lambda: call(batch[0]))
+    def recording(inputs: Any, patterns: Sequence[str]) -> Mapping[str, Any]:
+        return recorded(module, patterns, lambda: call(inputs))
 
     return ModelView(parameters, buffers, call, losses, norm, recording)
 

@@ -389,3 +389,16 @@ except ValueError:
 """
     command = [sys.executable, "-c", script, str(tmp_path / "c.yaml")]
     assert subprocess.run(command, capture_output=True, text=True).stdout == "False\n"
+
+
+# ---------------------------------------------------------------- actions
+
+
+def test_actions_are_made_from_the_file_for_training_and_evaluation(config: Any) -> None:
+    text = BASE.replace("defaults: false", "actions: {note: {kind: tests.sample_project.noting}}")
+    run = config(text + "callbacks: [{kind: tests.sample_project.asking, every_n_epochs: 1}]\n")
+    sample.MADE.clear()
+    run.train(defaults=False)
+    assert sample.MADE.count("noted") == 2
+    run.evaluate()
+    assert sample.MADE.count("noted") == 3

@@ -11,6 +11,7 @@ from torch import Tensor
 
 import noether
 from noether import Callback, Log, Progress, Say, TrainState, every, hooks
+from noether.hooks.diagnostics.spikes import _score
 from noether.testing import asked
 from tests.strategies import net, samples, squared_error
 
@@ -54,10 +55,11 @@ def expected(values: list[float], window: int, warmup: int) -> dict[int, float]:
             found[place + 1] = math.nan
             continue
         median = numpy.median(past)
-        deviation = 1.4826 * numpy.median(abs(past - median))
+        deviation = max(1.4826 * numpy.median(abs(past - median)), 1e-3 * abs(median))
         above = values[place] - median
         with numpy.errstate(divide="ignore", invalid="ignore"):
-            found[place + 1] = above if above == 0 else float(above / deviation)
+            unmoved = deviation == 0 and math.isfinite(above)
+            found[place + 1] = 0.0 if unmoved else float(above / deviation)
     return found
 
 
@@ -186,3 +188,13 @@ def test_an_unknown_action_is_refused() -> None:
     action: Any = "halt"
     with pytest.raises(ValueError, match="loss_spike: action is 'halt'; expected 'log' or 'stop'"):
         hooks.loss_spike(action=action)
+
+
+@pytest.mark.parametrize(
+    ("flat", "leap", "score"),
+    [(1.0, 1.0000001, 1e-4), (1.0, 1.5, 500.0), (1.0, 0.5, -500.0), (0.0, 1.0, 0.0)],
+)
+def test_what_was_flat_leaps_by_more_than_rounding(flat: float, leap: float, score: float) -> None:
+    values = torch.full((8,), flat, dtype=torch.float64)
+    found = _score(torch.tensor(leap, dtype=torch.float64), values)
+    assert float(found) == pytest.approx(score, rel=0.01)

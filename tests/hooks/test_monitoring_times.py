@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
 import noether
 from noether import Callback, Log, Progress, Say, TrainState, every, hooks
 from noether.journal import read
 from noether.state import ModelView
+from tests.group import Group
 from tests.strategies import Clock, net, samples, sgd, squared_error
 
 
@@ -379,3 +381,45 @@ def test_the_expected_end_is_told_in_its_own_time_zone() -> None:
     _, said = lines.on_schedule(state, Progress(0, 9, 36, 10.0))
     assert said.text.endswith(" IST")
     assert "0:00:10 left" in said.text
+
+
+# ---------------------------------------------------------------- ranks
+
+
+def spent() -> dict[str, float]:
+    """What one of several ranks finds of the times of all."""
+
+    def uneven(model: Any, batch: Any) -> torch.Tensor:
+        torch.ones(200 * (1 + 3 * dist.get_rank()), 200).mm(torch.ones(200, 2000))
+        return squared_error(model, batch)
+
+    found = noether.train(
+        net(),
+        samples(48),
+        loss=uneven,
+        optimizer=sgd,
+        until={"updates": 6},
+        batch_size=8,
+        defaults=False,
+        callbacks=[
+            every(updates=3)(hooks.train_time()),
+            hooks.slow_rank(schedule=every(updates=3)),
+            hooks.throughput(window=2, warmup=0),
+        ],
+    )
+    return dict(found.metrics)
+
+
+@pytest.mark.timeout(200)
+def test_times_are_those_of_all_ranks_and_equal_on_each(tmp_path: Path) -> None:
+    group = Group(2, tmp_path / "log")
+    try:
+        one, other = group.call(spent)
+    finally:
+        group.close()
+    assert one == other
+    assert one["time/slowest_rank"] > one["time/fastest_rank"] > 0
+    for part in ("data_wait", "forward", "backward", "update"):
+        assert one[f"train_time/{part}/max/U3"] >= one[f"train_time/{part}/mean/U3"]
+    each = one["throughput/samples_per_second_per_device"]
+    assert one["throughput/samples_per_second"] == pytest.approx(2 * each)

@@ -14,6 +14,9 @@ Action = Literal["log", "stop"]
 NORMAL = 1.4826
 """The standard deviation of a normal distribution in median absolute deviations."""
 
+LEAST = 1e-3
+"""The least deviation, as a share of the median."""
+
 
 @dataclass(frozen=True, slots=True)
 class Losses:
@@ -44,10 +47,11 @@ def loss_spike(
 
     Each performed update's loss gets a score on the device: its distance from the median of the
     `window` losses before it, in units of 1.4826 times the median absolute deviation from that
-    (for normal ones the standard deviation). The first `warmup` losses get none, and losses that
-    aren't finite never count as earlier ones. When the schedule fires, the largest score since it
-    fired last is read. Where it is above `factor`, that is said, at most once in `cooldown`
-    updates; with the `action` "stop" the run ends.
+    (for normal ones the standard deviation), but of a thousandth of the median at least: what is
+    flat does not leap by rounding. Where that is 0 too, so is the score. The first `warmup` losses
+    get none, and losses that aren't finite never count as earlier ones. When the schedule fires,
+    the largest score since it fired last is read. Where it is above `factor`, that is said, at most
+    once in `cooldown` updates; with the `action` "stop" the run ends.
 
     Of a `loss` other than the total the metric is `loss_spike/score/{loss}`.
 
@@ -132,5 +136,6 @@ def _score(value: Tensor, earlier: Tensor) -> Tensor:
     """By how many robust deviations a loss is above earlier ones; NaN among them are none."""
     median = earlier.nanquantile(0.5)
     deviation = (earlier - median).abs().nanquantile(0.5) * NORMAL
+    scale = torch.maximum(deviation, LEAST * median.abs())
     above = value - median
-    return torch.where(above == 0, above, above / deviation)
+    return torch.where((scale == 0) & above.isfinite(), 0 * above, above / scale)

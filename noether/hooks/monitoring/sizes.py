@@ -47,6 +47,9 @@ def _ancestors(name: str, depth: int) -> list[str]:
     return [".".join(parts[: i + 1]) for i in range(min(depth, len(parts)))]
 
 
+WHOLE = "in all"
+
+
 @factory
 def model_summary(*, depth: int = 2) -> Callback:
     """Say once, at the start, the parts of the model to a depth, and the parameters in each.
@@ -60,13 +63,14 @@ def model_summary(*, depth: int = 2) -> Callback:
     def summarise(state: TrainState) -> Say:
         parts: dict[str, tuple[int, int]] = {}
         for name, parameter in state.model.parameters.items():
-            for part in (*_ancestors(name, depth), "in all"):
+            for part in (*_ancestors(name, depth), WHOLE):
                 trained, frozen = parts.get(part, (0, 0))
                 size = parameter.numel()
                 more = (size, 0) if parameter.requires_grad else (0, size)
                 parts[part] = trained + more[0], frozen + more[1]
         width = max(map(len, parts), default=0)
-        rows = [f"{part:{width}}  {t:>14,}  {f:>14,}" for part, (t, f) in sorted(parts.items())]
+        ordered = sorted(parts.items(), key=lambda item: (item[0] == WHOLE, item))
+        rows = [f"{part:{width}}  {t:>14,}  {f:>14,}" for part, (t, f) in ordered]
         return Say("\n".join([f"{'part':{width}}  {'trained':>14}  {'frozen':>14}", *rows]))
 
     return Callback(

@@ -92,8 +92,12 @@ def system_metrics(
             found |= dict(_gpus())
         return Log(found) if found else None
 
+    def begin(state: TrainState) -> None:
+        psutil.cpu_percent()  # the first reading has nothing to measure from
+
     return Callback(
         "system_metrics",
+        before_training=begin,
         on_schedule=log,
         schedule=every(minutes=1) if schedule is None else schedule,
         reads=(),

@@ -1,5 +1,6 @@
 """How much a run gets done in a second."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,17 +13,17 @@ from noether.schedules import Schedule, every
 from noether.state import TrainState
 
 PEAKS: Mapping[str, float] = {
-    "H200": 989e12,
-    "H100": 989e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "L4": 121e12,
-    "A10": 125e12,
-    "V100": 125e12,
-    "T4": 65e12,
+    r"\bH200\b(?!.*NVL)": 989e12,
+    r"\bH100\b(?!.*(PCIe|NVL))": 989e12,
+    r"\bA100\b": 312e12,
+    r"\bL40S\b": 362e12,
+    r"\bL4\b": 121e12,
+    r"\bA10\b": 125e12,
+    r"\bV100\b": 125e12,
+    r"\bT4\b": 65e12,
 }
-"""Operations a second of 16 bit matrix products, dense, by a part of the device's name: its maker's
-data sheets."""
+"""Operations a second of 16 bit matrix products, dense, by what the device's name holds: the data
+sheets of its maker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,5 +129,13 @@ def _peak(state: TrainState) -> float | None:
     device = devices.gpu(state)
     if device is None:
         return None
-    name = torch.cuda.get_device_name(device)
-    return next((peak for part, peak in PEAKS.items() if part in name), None)
+    return peak_of(torch.cuda.get_device_name(device))
+
+
+def peak_of(name: str) -> float | None:
+    """The peak of a device of that name, where it is known.
+
+    >>> peak_of("NVIDIA A100-SXM4-80GB"), peak_of("NVIDIA RTX A1000")
+    (312000000000000.0, None)
+    """
+    return next((peak for part, peak in PEAKS.items() if re.search(part, name)), None)
