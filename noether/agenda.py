@@ -50,6 +50,11 @@ def _entry(agenda: Agenda, position: int, now: Progress) -> Iterator[tuple[int, 
         yield update, position
 
 
+def ripe(agenda: Agenda, now: Progress) -> bool:
+    """Whether a callback has to be asked in the tick that leads to `now`, whatever it produces."""
+    return bool(agenda.coming) and agenda.coming[0][0] <= now.update
+
+
 def due(agenda: Agenda, now: Progress, fresh: Iterable[str] = ()) -> list[int]:
     """Positions to ask in the tick that leads to `now`, as a heap; each is entered anew."""
     positions: list[int] = []

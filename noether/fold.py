@@ -191,7 +191,8 @@ def hook_error(failure: Failure, state: TrainState | Tick) -> HookError:
 
 
 def _turn(fold: Fold, state: TrainState, carry: Carry, serve: Serve) -> Turn:
-    state = replace(state, metrics=carry.metrics, memories=carry.memories)
+    if state.metrics is not carry.metrics or state.memories is not carry.memories:
+        state = replace(state, metrics=carry.metrics, memories=carry.memories)
     return Turn(fold, carry, state, serve)
 
 

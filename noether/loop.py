@@ -1,10 +1,12 @@
 """The training loop: a generator of snapshots, read top to bottom as training goes."""
 
+import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -16,11 +18,16 @@ from noether.errors import FeedError, NonFiniteError
 from noether.feed import Feed, Window, advanced, counted, reached, to_device
 from noether.feed.serving import Server, Update, updates
 from noether.feed.streams import Part
-from noether.machine import Machine, backward, finish_gradients, finite, forward, hyper
-from noether.progress import Progress
+from noether.machine import Machine, backward, finish_gradients, forward, prepare
+from noether.progress import Progress, at_seconds
 from noether.state import Event, TrainState
 
 Clock = Callable[[], float]
+Snapshot = Callable[..., TrainState]
+"""Makes a snapshot of an event, the counts before and after it, and what the loop saw of it."""
+
+TIMINGS = ("data_wait", "forward", "backward", "step", "pause")
+"""The parts of an update whose seconds are told."""
 
 
 @dataclass(slots=True)
@@ -50,14 +57,14 @@ def snapshots(
     server: Server,
     course: Course,
     until: Mapping[str, float],
-    base: TrainState,
+    snapshot: Snapshot,
     wanted: Callable[[Progress, Progress], frozenset[Event]],
     poll: Callable[[], None],
-) -> Iterator[TrainState]:
-    """Snapshots of every update until a limit is reached: one when it is complete, and those
-    within it that `wanted` names, asked once per update with the counts before and after it.
-    Nothing is computed ahead of the consumer. `poll` is called before each micro-batch and may
-    raise.
+) -> Iterator[TrainState | None]:
+    """Snapshots of every update until a limit is reached: those within it and at its end that
+    `wanted` names, asked once per update with the counts before and after it, and None for the
+    end of an update that it does not name. Nothing is computed ahead of the consumer. `poll` is
+    called before each micro-batch and may raise.
 
     Raises NonFiniteError for a loss or gradient that is not finite, FeedError where there is no
     data.
@@ -65,9 +72,10 @@ def snapshots(
     course.since, course.elapsed = course.clock(), course.progress.seconds
     while not reached(course.progress, until):
         rest, moved = course.offset, False
+        machine.module.train()
         for update in updates(server, course.progress, course.offset):
             moved = True
-            yield from _update(machine, server.feed, course, update, base, wanted, poll)
+            yield from _update(machine, server.feed, course, update, snapshot, wanted, poll)
             if reached(course.progress, until):
                 return
         if not moved:
@@ -98,60 +106,59 @@ def _update(
     feed: Feed,
     course: Course,
     update: Update,
-    base: TrainState,
+    snapshot: Snapshot,
     wanted: Callable[[Progress, Progress], frozenset[Event]],
     poll: Callable[[], None],
-) -> Iterator[TrainState]:
+) -> Iterator[TrainState | None]:
     window, parts = update
-    machine.module.train()
-    machine.optimizer.zero_grad(set_to_none=True)
-    machine.module.zero_grad(set_to_none=True)  # what the optimizer does not hold adds up too
+    clock, number, last = course.clock, 0, len(window.micro_batches)
+    prepare(machine)
     coming = advanced(course.progress, window)
     events = wanted(course.progress, coming)
     losses: dict[str, Tensor] = {}
     outputs: Any = None
     counters = Counter[str]()
-    timings = dict.fromkeys(("data_wait", "forward", "backward"), 0.0)
-    for number in range(1, len(window.micro_batches) + 1):
+    waited = forwards = backwards = 0.0
+    for number in range(1, last + 1):
         poll()
-        started = course.clock()
+        started = clock()
         part = next(parts)
         batch = _received(machine, feed, part, counters)
-        loaded = course.clock()
-        last = number == len(window.micro_batches)
-        given, outputs = forward(machine, batch, last=last)
-        forwarded = course.clock()
+        loaded = clock()
+        given, outputs = forward(machine, batch, last=number == last)
+        forwarded = clock()
         found = backward(given, part.share)
         _add_losses(losses, found, part.share)
-        timings["data_wait"] += loaded - started
-        timings["forward"] += forwarded - loaded
-        timings["backward"] += course.clock() - forwarded
+        waited += loaded - started
+        forwards += forwarded - loaded
+        backwards += clock() - forwarded
         if "accumulation_step" in events:
             now = course.progress
-            state = _snapshot(machine, base, "accumulation_step", now, now)
-            yield replace(state, losses=found, outputs=outputs)
-    started = course.clock()
+            yield snapshot("accumulation_step", now, now, losses=found, outputs=outputs)
+    started = clock()
     losses = mean_losses(machine.ranks, losses)
     finish_gradients(machine)
     performed = _judged(machine, course, losses)
     if performed and "before_update" in events:
-        state = _snapshot(machine, base, "before_update", course.progress, coming)
-        yield replace(state, losses=losses, outputs=outputs)
+        seen = {"losses": losses, "outputs": outputs}
+        yield snapshot("before_update", course.progress, coming, **seen)
     if performed:
         machine.optimizer.step()
     if machine.scheduler is not None and _rate_steps(machine, window, performed=performed):
         machine.scheduler.step()
-    ended = course.clock()
-    timings |= {"step": ended - started, "pause": course.pause}
+    ended = clock()
+    times = (waited, forwards, backwards, ended - started, course.pause)
+    timings = dict(zip(TIMINGS, times, strict=True))
     course.pause = 0.0
     if feed.counters:
-        counted_here = total(machine.ranks, {name: counters[name] for name in feed.counters})
-        counters = Counter(coming.counters) + Counter(counted_here)
-        coming = replace(coming, counters={**counted_here, **counters})
+        coming = _with_counters(machine, feed, coming, counters)
     before, course.progress = course.progress, _timed(course, coming, ended)
     course.offset = 0 if window.closes_epoch else course.offset + window.samples
-    state = _snapshot(machine, base, "update", before, course.progress)
-    yield replace(state, performed=performed, losses=losses, outputs=outputs, timings=timings)
+    if "update" not in events:
+        yield None
+        return
+    seen = {"performed": performed, "losses": losses, "outputs": outputs, "timings": timings}
+    yield snapshot("update", before, course.progress, **seen)
 
 
 def _received(machine: Machine, feed: Feed, part: Part, counters: Counter[str]) -> Any:
@@ -159,6 +166,13 @@ def _received(machine: Machine, feed: Feed, part: Part, counters: Counter[str]) 
     if part.share:
         counters.update(counted(feed, part.batch))
     return to_device(part.batch, machine.device)
+
+
+def _with_counters(
+    machine: Machine, feed: Feed, progress: Progress, counters: Counter[str]
+) -> Progress:
+    here = total(machine.ranks, {name: counters[name] for name in feed.counters})
+    return replace(progress, counters={**here, **(Counter(progress.counters) + Counter(here))})
 
 
 @contextmanager
@@ -177,9 +191,9 @@ def _timed(course: Course, progress: Progress, now: float) -> Progress:
     course.since = now
     course.elapsed += passed
     if course.exchange is None:
-        return replace(progress, seconds=course.elapsed)
+        return at_seconds(progress, course.elapsed)
     heard = hear(course.exchange)
-    return progress if heard is None else replace(progress, seconds=heard.seconds)
+    return progress if heard is None else at_seconds(progress, heard.seconds)
 
 
 def _add_losses(losses: dict[str, Tensor], parts: Mapping[str, Tensor], share: float) -> None:
@@ -190,12 +204,12 @@ def _add_losses(losses: dict[str, Tensor], parts: Mapping[str, Tensor], share: f
 
 def _judged(machine: Machine, course: Course, losses: Mapping[str, Tensor]) -> bool:
     """Whether the optimizer may step. Skipping reads the verdict now, raising one tick later."""
-    verdict = finite(machine, losses)
+    verdict = finite(losses["total"], machine.grad_norm)
     if machine.max_skipped is None:
         judge(course)
-        course.verdict = on_its_way(verdict)
+        course.verdict = verdict
         return True
-    performed = bool(verdict)
+    performed = verdict()
     course.skipped = 0 if performed else course.skipped + 1
     if course.skipped > machine.max_skipped:
         raise NonFiniteError(
@@ -205,27 +219,30 @@ def _judged(machine: Machine, course: Course, losses: Mapping[str, Tensor]) -> b
     return performed
 
 
-def on_its_way(verdict: Tensor) -> Callable[[], bool]:
-    """Send a boolean to the CPU; who asks for it waits for what came before it and no longer."""
-    if verdict.device.type != "cuda":
-        return verdict.item  # type: ignore[return-value]
-    here = torch.empty((), dtype=torch.bool, pin_memory=True)
-    here.copy_(verdict, non_blocking=True)
+def finite(loss: Tensor, norm: Tensor | None) -> Callable[[], bool]:
+    """Whether loss and gradients are finite, on its way from the device.
+
+    Who asks waits for what came before it and no longer.
+    """
+    both = (loss,) if norm is None else (loss, norm)
+    if all(each.device.type != "cuda" for each in both):
+        return partial(_all_finite, both)
+    here = torch.empty(len(both), dtype=torch.bool, pin_memory=True)
+    for place, each in zip(here, both, strict=True):
+        place.copy_(torch.isfinite(each), non_blocking=True)
     arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
     arrived.record()
 
     def read() -> bool:
         arrived.synchronize()
-        return bool(here)
+        return bool(here.all())
 
     return read
 
 
+def _all_finite(values: Sequence[Tensor]) -> bool:
+    return all(map(math.isfinite, map(Tensor.item, values)))
+
+
 def _rate_steps(machine: Machine, window: Window, *, performed: bool) -> bool:
     return window.closes_epoch if machine.lr_interval == "epoch" else performed
-
-
-def _snapshot(
-    machine: Machine, base: TrainState, event: Event, before: Progress, now: Progress
-) -> TrainState:
-    return replace(base, event=event, before=before, now=now, hyper=hyper(machine.optimizer))

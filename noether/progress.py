@@ -40,3 +40,9 @@ class Progress:
         if unit in UNITS:
             return getattr(self, UNITS[unit])
         return self.counters.get(unit)
+
+
+def at_seconds(progress: Progress, seconds: float) -> Progress:
+    """The same counts at another time; `replace` takes four times as long."""
+    at, counters = progress, progress.counters
+    return Progress(at.epoch, at.update, at.sample, seconds, at.session, counters)

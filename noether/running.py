@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 
 from noether import fold as folding
-from noether.agenda import agenda
+from noether.agenda import agenda, ripe
 from noether.contents import check_memories
 from noether.distributed import all_fail, gathered, hear, tell
 from noether.effects import Load
@@ -26,6 +26,7 @@ from noether.session import (
     raise_fatal,
     served,
     served_from,
+    snapshot,
     write_status,
 )
 from noether.space import forecast
@@ -33,6 +34,9 @@ from noether.state import Event, TrainState
 
 HEARTBEAT = 10.0
 """Seconds between two writings of `status.json`."""
+ATTENTION = 0.1
+"""Seconds after which a tick is folded though nothing is due in it: for the live line, the status
+and the saves in the background."""
 
 POINTS: Mapping[Event, str] = {
     "accumulation_step": "after_accumulation_step",
@@ -102,17 +106,20 @@ def _updates(session: Session) -> None:
         session.server,
         world.course,
         session.until,
-        session.base,
+        partial(snapshot, session),
         partial(_wanted, session),
         session.signals.poll,
     )
     for state in updates:
-        if state.event != "update":
+        if state is None:
+            if session.signals.count:
+                return
+        elif state.event != "update":
             _passage(session, state)
-            continue
-        _tick(session, state)
-        if _ends(session):
-            return
+        else:
+            _tick(session, state)
+            if _ends(session):
+                return
 
 
 def _ends(session: Session) -> bool:
@@ -155,13 +162,30 @@ def _settle(session: Session) -> bool:
 
 
 def _wanted(session: Session, now: Progress, coming: Progress) -> frozenset[Event]:
-    """The events within the update about to be made that some hook will look at."""
+    """The events of the update about to be made that somebody will look at."""
     assert session.early is not None
-    moment = Tick(now, coming, total=session.base.total)
-    session.firing, session.carry = folding.due_early(session.early, moment, session.carry)
-    points = {callback.point for callback in session.firing}
-    having = session.fold.having
-    return frozenset(event for event, point in POINTS.items() if having[point] or point in points)
+    session.firing = ()
+    if ripe(session.early, coming):
+        moment = Tick(now, coming, total=session.base.total)
+        session.firing, session.carry = folding.due_early(session.early, moment, session.carry)
+    having, points = session.fold.having, {callback.point for callback in session.firing}
+    events = {event for event, point in POINTS.items() if having[point] or point in points}
+    if events or _attended(session, now, coming):
+        events.add("update")
+    return frozenset(events)
+
+
+def _attended(session: Session, now: Progress, coming: Progress) -> bool:
+    """Whether the update's tick has to be folded, as it leads to more than the next one."""
+    assert session.agenda is not None
+    return (
+        ripe(session.agenda, coming)
+        or bool(session.fold.having["after_update"])
+        or coming.epoch != now.epoch
+        or bool(session.carry.fired)
+        or session.world.course.exchange is not None
+        or time.monotonic() - session.attended > ATTENTION
+    )
 
 
 def _load_again(session: Session) -> None:
@@ -173,7 +197,7 @@ def _load_again(session: Session) -> None:
 def _tick(session: Session, state: TrainState, *, keep: bool = True) -> None:
     """Fold a tick and perform what it asks."""
     world = session.world
-    state = replace(state, fresh=session.fresh)
+    session.attended = time.monotonic()
     outcome = folding.tick(
         session.fold,
         state,
@@ -183,7 +207,8 @@ def _tick(session: Session, state: TrainState, *, keep: bool = True) -> None:
         agenda=session.agenda,
         combine=combine(session),
     )
-    outcome = replace(outcome, requests=(*session.within, *outcome.requests))
+    if session.within:
+        outcome = replace(outcome, requests=(*session.within, *outcome.requests))
     session.within, session.fresh = [], frozenset()
     committed = world.store and world.store.committed
     fatal = tell_failures(world, outcome.failures)
@@ -238,21 +263,21 @@ def _close(session: Session, reasons: tuple[str, ...]) -> TrainState:
 
 
 def _ending(session: Session, reasons: tuple[str, ...]) -> TrainState:
-    state = at(session, "end", session.world.course.progress)
-    return replace(state, reason="; ".join(reasons))
+    now = session.world.course.progress
+    return at(session, "end", now, reason="; ".join(reasons))
 
 
 def _final(session: Session, reasons: tuple[str, ...]) -> TrainState:
     """The closing snapshot."""
-    carry = session.carry
-    return replace(_ending(session, reasons), metrics=carry.metrics, memories=carry.memories)
+    return _ending(session, reasons)
 
 
 def _preempted(session: Session) -> None:
     """Commit, then run the closing hooks, which change no memory any more."""
     if session.world.store is not None:
         save(session.world, session.carry, [core_save("preempted")], final=True)
-    state = replace(at(session, "end", session.world.course.progress), reason=session.signals.name)
+    now = session.world.course.progress
+    state = at(session, "end", now, reason=session.signals.name)
     outcome = folding.leave(session.fold, state, session.carry, "after_training")
     session.closed = True
     show(session.world, outcome.requests, outcome.carry.memories)
@@ -261,8 +286,8 @@ def _preempted(session: Session) -> None:
 
 def _leave(session: Session, error: BaseException, *hooks: str) -> None:
     """Run closing hooks on the way out of an error; what they raise is noted on it."""
-    state = at(session, "end", session.world.course.progress)
-    state = replace(state, exception=f"{type(error).__name__}: {error}")
+    now = session.world.course.progress
+    state = at(session, "end", now, exception=f"{type(error).__name__}: {error}")
     closing = () if session.closed else ("after_training",)
     outcome = folding.leave(session.fold, state, session.carry, *hooks, *closing)
     try:

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,7 @@ from noether.loop import paused
 from noether.machine import hyper
 from noether.progress import Progress
 from noether.signals import Signals
-from noether.state import TrainState
+from noether.state import Event, TrainState
 from noether.turn import Carry, Combine, Failure, Fold, Request, foreseen
 from noether.world import World
 
@@ -54,6 +54,8 @@ class Session:
     """The metrics that they reported."""
     told: float = -math.inf
     """When `status.json` was last written."""
+    attended: float = -math.inf
+    """When a tick was last folded, whatever was due in it."""
     closed: bool = False
     """Whether every `after_training` has run."""
 
@@ -84,9 +86,31 @@ def combine(session: Session) -> Combine | None:
     return None if ranks.size == 1 else partial(combined, ranks)
 
 
-def at(session: Session, event: Any, now: Progress) -> TrainState:
-    rates = hyper(session.world.machine.optimizer)
-    return replace(session.base, event=event, before=now, now=now, hyper=rates)
+def snapshot(
+    session: Session, event: Event, before: Progress, now: Progress, **seen: Any
+) -> TrainState:
+    """A snapshot of the run at these counts, with what was `seen` of the event."""
+    base, carry = session.base, session.carry
+    return TrainState(
+        event,
+        before,
+        now,
+        total=base.total,
+        metrics=carry.metrics,
+        fresh=session.fresh if event == "update" else frozenset(),
+        model=base.model,
+        hyper=hyper(session.world.machine.optimizer),
+        dataset_lengths=base.dataset_lengths,
+        memories=carry.memories,
+        rank=base.rank,
+        world_size=base.world_size,
+        **seen,
+    )
+
+
+def at(session: Session, event: Event, now: Progress, **seen: Any) -> TrainState:
+    """A snapshot between two updates."""
+    return snapshot(session, event, now, now, **seen)
 
 
 def served_from(session: Session) -> Server:

@@ -67,7 +67,7 @@ def readings(*callbacks: Any, updates: int = 24, **options: Any) -> list[Counter
     return found[1:]  # the first holds what came before training
 
 
-LATE = {"judge", "windows"}
+LATE = {"_all_finite", "windows"}
 """The verdict of the update before, which has arrived by then; numbers of samples, never on a
 device."""
 

@@ -11,11 +11,13 @@ from noether.schedules.schedule import Pace
 
 def advanced(progress: Progress, window: Window) -> Progress:
     """The counts after the window's update."""
-    return replace(
-        progress,
-        epoch=progress.epoch + window.closes_epoch,
-        update=progress.update + 1,
-        sample=progress.sample + window.samples,
+    return Progress(
+        progress.epoch + window.closes_epoch,
+        progress.update + 1,
+        progress.sample + window.samples,
+        progress.seconds,
+        progress.session,
+        progress.counters,
     )
 
 

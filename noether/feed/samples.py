@@ -25,9 +25,9 @@ def fetch(
     where the data set gives batches), and are afterwards as they were: random augmentation
     depends on seed, epoch and index alone, and nothing else on it.
     """
-    # Neither of the two draws anything.
-    if isinstance(dataset, TensorDataset) and collate is default_collate:
-        return collate([_sample(dataset, index) for index in indices])
+    # Neither of the two draws anything, and together they only gather rows.
+    if type(dataset) is TensorDataset and collate is default_collate:
+        return _rows(dataset, indices)
     with aside():
         if hasattr(dataset, "__getitems__"):
             seed_sample(seed, epoch, indices[0])
@@ -37,6 +37,12 @@ def fetch(
             seed_sample(seed, epoch, index)
             samples.append(_sample(dataset, index))
         return collate(samples)
+
+
+def _rows(dataset: "TensorDataset", indices: Sequence[int]) -> list[torch.Tensor]:
+    """What `default_collate` makes of these samples of whole tensors."""
+    chosen = torch.tensor(indices)
+    return [whole.index_select(0, chosen.to(whole.device)) for whole in dataset.tensors]
 
 
 def _sample(dataset: Any, index: int) -> Any:

@@ -61,7 +61,7 @@ def test_allowed_packages_give_their_factories() -> None:
         ("torch.optim.lr_scheduler.LRScheduler", "is not declared"),
         ("torch.optim.lr_scheduler.partial", "is not declared"),
         ("torch.optim.lr_scheduler.Optimizer", "is not declared"),
-        ("torch.optim.lr_scheduler.ReduceLROnPlateau", "use a callback"),
+        ("torch.optim.lr_scheduler.ReduceLROnPlateau", "use the callback reduce_on_plateau"),
         ("noether.hooks.progress.__globals__", "is no public dotted name"),
         ("noether.__main__.run", "is no public dotted name"),
         ("noether._x", "is no public dotted name"),
