@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from noether.agenda import Agenda, due
 from noether.callback import HOOKS, Callback, Pipeline
 from noether.dataflow import needed, order
@@ -34,7 +36,7 @@ class Outcome:
 
     carry: Carry
     state: TrainState
-    """The snapshot as it is after the tick, with its metrics."""
+    """The snapshot with the metrics that it has after the tick; memories are in `carry`."""
     requests: tuple[Request, ...] = ()
     failures: tuple[Failure, ...] = ()
 
@@ -48,6 +50,7 @@ def compiled(pipeline: Pipeline) -> Fold:
     return Fold(ordered, having, early, {c.name: needed(c) for c in ordered})
 
 
+@torch.no_grad()
 def begin(fold: Fold, state: TrainState, carry: Carry) -> Outcome:
     """Memories for the callbacks that have none yet; memories of absent callbacks are dropped."""
     names = {callback.name for callback in fold.pipeline}
@@ -73,6 +76,7 @@ def _schedule_memories(fold: Fold, earlier: Mapping[str, Any]) -> dict[str, Any]
     return memories
 
 
+@torch.no_grad()
 def tick(
     fold: Fold,
     state: TrainState,
@@ -126,6 +130,7 @@ def _fires(callback: Callback, moment: Tick, carry: Carry, stepped: dict[str, An
         raise hook_error(Failure(callback, "schedule", error), moment) from error
 
 
+@torch.no_grad()
 def passage(
     fold: Fold,
     state: TrainState,
@@ -148,6 +153,7 @@ def passage(
     return _outcome(turn, keep=True)
 
 
+@torch.no_grad()
 def evaluate(
     fold: Fold, state: TrainState, carry: Carry, serve: Serve, combine: Combine | None = None
 ) -> Outcome:
@@ -172,6 +178,7 @@ def evaluated(callback: Callback) -> str | None:
     return "on_schedule" if passes else None
 
 
+@torch.no_grad()
 def leave(fold: Fold, state: TrainState, carry: Carry, *hooks: str) -> Outcome:
     """Run the hooks of a way out that keeps no memory: `after_training`, `on_exception`."""
     turn = _turn(fold, state, carry, _serve_nothing)
@@ -210,8 +217,7 @@ def _outcome(turn: Turn, *, keep: bool) -> Outcome:
     stops = tuple(r.effect.reason for r in turn.requests if isinstance(r.effect, Stop))
     metrics = turn.state.metrics if keep else turn.carry.metrics
     carry = Carry(memories, schedules, metrics, fired, turn.carry.stops + stops)
-    state = replace(turn.state, memories=memories)
-    return Outcome(carry, state, tuple(turn.requests), tuple(turn.failures))
+    return Outcome(carry, turn.state, tuple(turn.requests), tuple(turn.failures))
 
 
 def _merged(earlier: Mapping[str, Any], changes: Mapping[str, Any]) -> Mapping[str, Any]:

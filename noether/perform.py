@@ -24,6 +24,8 @@ WEIGHTS = "weights"
 def perform(world: World, outcome: Outcome) -> None:
     """Perform a tick's effects in order; a `Stop` is the session's to obey."""
     write_row(world, outcome)
+    if not outcome.requests:
+        return
     show(world, outcome.requests, outcome.carry.memories)
     for request in outcome.requests:
         if isinstance(request.effect, Set):
@@ -92,6 +94,8 @@ def write_row(world: World, outcome: Outcome) -> None:
     """Write the tick's journal row, if anything happened in it."""
     state = outcome.state
     boundary = state.event != "update"
+    if not (outcome.requests or boundary):
+        return
     told = [each for each in outcome.requests if getattr(each.effect, "told", True)]
     if world.store is None or world.store.journal is None or not (told or boundary):
         return

@@ -5,9 +5,7 @@ from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 from typing import Any, get_args
 
-import torch
-
-from noether.agenda import Agenda, due, woken
+from noether.agenda import Agenda, due, ripe, woken
 from noether.callback import Callback, Pipeline
 from noether.dataflow import matches, overlap, writes
 from noether.effects import Effect, Export, Log, Write
@@ -119,7 +117,10 @@ def run_scheduled(turn: Turn) -> None:
     if turn.agenda is None:
         turn.asking = list(range(len(scheduled)))
     else:
-        turn.asking = due(turn.agenda, turn.state.now, turn.state.fresh | turn.pending.keys())
+        fresh = turn.state.fresh | turn.pending.keys()
+        if not fresh and not ripe(turn.agenda, turn.state.now):
+            return
+        turn.asking = due(turn.agenda, turn.state.now, fresh)
     _foresee(turn)
     last = -1
     while turn.asking:
@@ -205,14 +206,15 @@ def run(turn: Turn, callback: Callback, hook: str) -> None:
     """Run a callback's hook, if the metrics that it needs have been written."""
     if _looks(turn, callback):
         read(turn)
-    known = turn.state.metrics.keys()
-    if hook not in UNCONDITIONAL and not turn.fold.needs[callback.name] <= known:
+    needs = turn.fold.needs[callback.name]
+    if needs and hook not in UNCONDITIONAL and not needs <= turn.state.metrics.keys():
         return
     before = len(turn.requests)
     if turn.combine is not None and callback.writes != ():
         turn.writers.append(callback)
     answer = guarded(turn, callback, hook, _call, turn, callback, hook)
-    guarded(turn, callback, hook, _accept, turn, callback, hook, answer)
+    if answer:
+        guarded(turn, callback, hook, _accept, turn, callback, hook, answer)
     if hook == "on_schedule" and len(turn.requests) == before:
         turn.requests.append(Request(callback.name, hook, None))
 
@@ -222,17 +224,16 @@ def _call(turn: Turn, callback: Callback, hook: str) -> Any:
     if callback.data is not None and hook in ("on_schedule", "at_evaluation"):
         state = replace(state, results=_results(turn, callback), label=callback.label)
     function = getattr(callback, hook)
-    with torch.no_grad():
-        if callback.init is None:
-            return effects_of(function(state))
-        name = callback.name
-        earlier = turn.memories if name in turn.memories else turn.carry.memories
-        answer = function(state, earlier[name])
-        pair = isinstance(answer, tuple) and len(answer) == 2
-        if not pair or isinstance(answer[0], EFFECTS):
-            raise TypeError(f"a stateful hook returns (memory, effects), not {answer!r}")
-        turn.memories[name], effects = answer
-        return effects_of(effects)
+    if callback.init is None:
+        return effects_of(function(state))
+    name = callback.name
+    earlier = turn.memories if name in turn.memories else turn.carry.memories
+    answer = function(state, earlier[name])
+    pair = isinstance(answer, tuple) and len(answer) == 2
+    if not pair or isinstance(answer[0], EFFECTS):
+        raise TypeError(f"a stateful hook returns (memory, effects), not {answer!r}")
+    turn.memories[name], effects = answer
+    return effects_of(effects)
 
 
 def _results(turn: Turn, callback: Callback) -> Any:
@@ -255,7 +256,7 @@ def _together(one: Callback, other: Callback) -> bool:
 
 
 def _accept(turn: Turn, callback: Callback, hook: str, answer: Any) -> None:
-    for effect in answer or ():
+    for effect in answer:
         if isinstance(effect, Log):
             effect = _logged(turn, callback, effect)
         elif isinstance(effect, Write | Export):

@@ -284,7 +284,6 @@ def test_a_stateful_hook_returns_its_memory_and_the_same_kinds_of_effects(answer
     made = stateful(init=lambda state: 0)(lambda state, n: (n + 1, answer)).named("a")
     outcome = folded([made], update(1), update(2))[-1]
     assert outcome.carry.memories == {"a": 2}
-    assert outcome.state.memories == {"a": 2}
     assert not outcome.failures
 
 

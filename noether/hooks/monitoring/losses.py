@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from noether.callback import Callback, factory
 from noether.effects import Log
 from noether.state import TrainState
@@ -48,7 +50,12 @@ def _add_loss(state: TrainState, total: LossSum) -> tuple[LossSum, None]:
     if not state.performed:
         return replace(total, skipped=total.skipped + 1), None
     samples = state.now.sample - state.before.sample
-    sums = {n: total.sums.get(n, 0.0) + loss.double() * samples for n, loss in state.losses.items()}
+    sums = {
+        name: torch.add(total.sums[name], loss, alpha=samples)
+        if name in total.sums
+        else loss.double() * samples
+        for name, loss in state.losses.items()
+    }
     return LossSum(sums, total.samples + samples, total.skipped), None
 
 

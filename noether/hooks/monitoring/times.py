@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from operator import add
 
 from noether.callback import Callback, factory
 from noether.effects import Effect, Log, Say
@@ -15,10 +16,9 @@ Times = tuple[float, ...]
 
 def _times(timings: Mapping[str, float]) -> Times:
     """An update's; `update` is all of it but the wait for data."""
-    wait, forward, backward, step = (
-        timings.get(part, 0.0) for part in ("data_wait", "forward", "backward", "step")
-    )
-    return wait, forward, backward, forward + backward + step
+    forward, backward = timings.get("forward", 0.0), timings.get("backward", 0.0)
+    update = forward + backward + timings.get("step", 0.0)
+    return timings.get("data_wait", 0.0), forward, backward, update
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Spent:
 
 
 def _added(one: Times, other: Times) -> Times:
-    return tuple(a + b for a, b in zip(one, other, strict=True))
+    return tuple(map(add, one, other))
 
 
 @factory
