@@ -31,6 +31,7 @@ test-deep: install
 	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest -n 2 --dist worksteal -m deep tests/faults
 
 bench: install
+	$(BIN)/python benchmarks/loops.py
 	$(BIN)/python benchmarks/dispatch.py
 	$(BIN)/python benchmarks/passes.py
 	$(BIN)/python benchmarks/saving.py
