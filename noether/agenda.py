@@ -1,12 +1,14 @@
 """The agenda: which scheduled callbacks a tick has to ask. The dormant ones cost nothing."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
+from typing import Any
 
 from noether.callback import Pipeline
 from noether.progress import Progress
 from noether.schedules.schedule import Pace
+from noether.schedules.units import nanoseconds
 
 
 @dataclass(slots=True)
@@ -19,6 +21,8 @@ class Agenda:
     """Updates and positions in the pipeline, the nearest first."""
     waiting: Mapping[str, list[int]]
     """By metric, the positions to ask in a tick that produced it."""
+    timed: list[tuple[Any, int]] = field(default_factory=list)
+    """Training times in nanoseconds and positions, the nearest first."""
 
 
 def agenda(pipeline: Pipeline, now: Progress, pace: Pace) -> Agenda:
@@ -38,33 +42,56 @@ def agenda(pipeline: Pipeline, now: Progress, pace: Pace) -> Agenda:
         for metric in () if awaits is None else awaits:
             waiting.setdefault(metric, []).append(position)
         if awaits is None:
-            made.coming.extend(_entry(made, position, now))
-    heapify(made.coming)
+            _enter(made.coming, position, _next_update(made, position, now))
+            _enter(made.timed, position, _next_moment(made, position, now))
     return made
 
 
-def _entry(agenda: Agenda, position: int, now: Progress) -> Iterator[tuple[int, int]]:
+def _enter(heap: list[tuple[Any, int]], position: int, bound: Any) -> None:
+    if bound is not None:
+        heappush(heap, (bound, position))
+
+
+def _next_update(agenda: Agenda, position: int, now: Progress) -> int | None:
     schedule = agenda.pipeline[position].schedule
-    update = now.update + 1 if schedule is None else schedule.ahead(now, agenda.pace)
-    if update is not None:
-        yield update, position
+    if schedule is None:
+        return int(now.update) + 1
+    if schedule.rests is None:
+        return schedule.ahead(now, agenda.pace)
+    return schedule.rests(now, agenda.pace)[0]
+
+
+def _next_moment(agenda: Agenda, position: int, now: Progress) -> Any:
+    schedule = agenda.pipeline[position].schedule
+    if schedule is None or schedule.rests is None:
+        return None
+    return schedule.rests(now, agenda.pace)[1]
 
 
 def ripe(agenda: Agenda, now: Progress) -> bool:
     """Whether a callback has to be asked in the tick that leads to `now`, whatever it produces."""
-    return bool(agenda.coming) and agenda.coming[0][0] <= now.update
+    if agenda.coming and agenda.coming[0][0] <= now.update:
+        return True
+    return bool(agenda.timed) and agenda.timed[0][0] <= nanoseconds(now)
 
 
 def due(agenda: Agenda, now: Progress, fresh: Iterable[str] = ()) -> list[int]:
     """Positions to ask in the tick that leads to `now`, as a heap; each is entered anew."""
-    positions: list[int] = []
-    while agenda.coming and agenda.coming[0][0] <= now.update:
-        positions.append(heappop(agenda.coming)[1])
+    positions = _ripened(agenda.coming, now.update)
     for position in positions:
-        for entry in _entry(agenda, position, now):
-            heappush(agenda.coming, entry)
-    positions += woken(agenda, fresh)
+        _enter(agenda.coming, position, _next_update(agenda, position, now))
+    late = _ripened(agenda.timed, nanoseconds(now)) if agenda.timed else []
+    for position in late:
+        _enter(agenda.timed, position, _next_moment(agenda, position, now))
+    positions += [*late, *woken(agenda, fresh)]
     heapify(positions)
+    return positions
+
+
+def _ripened(heap: list[tuple[Any, int]], bound: Any) -> list[int]:
+    positions = []
+    while heap and heap[0][0] <= bound:
+        positions.append(heappop(heap)[1])
     return positions
 
 

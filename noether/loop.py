@@ -59,12 +59,13 @@ def snapshots(
     until: Mapping[str, float],
     snapshot: Snapshot,
     wanted: Callable[[Progress, Progress], frozenset[Event]],
+    attended: Callable[[Progress, Progress], bool],
     poll: Callable[[], None],
 ) -> Iterator[TrainState | None]:
-    """Snapshots of every update until a limit is reached: those within it and at its end that
-    `wanted` names, asked once per update with the counts before and after it, and None for the
-    end of an update that it does not name. Nothing is computed ahead of the consumer. `poll` is
-    called before each micro-batch and may raise.
+    """Snapshots of every update until a limit is reached: those within it that `wanted` names,
+    and one at its end, or None where it is not `attended`. Both are asked once per update with the
+    counts before and after it, the one when it begins, the other when it is complete. Nothing is
+    computed ahead of the consumer. `poll` is called before each micro-batch and may raise.
 
     Raises NonFiniteError for a loss or gradient that is not finite, FeedError where there is no
     data.
@@ -75,7 +76,9 @@ def snapshots(
         machine.module.train()
         for update in updates(server, course.progress, course.offset):
             moved = True
-            yield from _update(machine, server.feed, course, update, snapshot, wanted, poll)
+            yield from _update(
+                machine, server.feed, course, update, snapshot, wanted, attended, poll
+            )
             if reached(course.progress, until):
                 return
         if not moved:
@@ -108,6 +111,7 @@ def _update(
     update: Update,
     snapshot: Snapshot,
     wanted: Callable[[Progress, Progress], frozenset[Event]],
+    attended: Callable[[Progress, Progress], bool],
     poll: Callable[[], None],
 ) -> Iterator[TrainState | None]:
     window, parts = update
@@ -154,7 +158,7 @@ def _update(
         coming = _with_counters(machine, feed, coming, counters)
     before, course.progress = course.progress, _timed(course, coming, ended)
     course.offset = 0 if window.closes_epoch else course.offset + window.samples
-    if "update" not in events:
+    if not attended(before, course.progress):
         yield None
         return
     seen = {"performed": performed, "losses": losses, "outputs": outputs, "timings": timings}

@@ -108,6 +108,7 @@ def _updates(session: Session) -> None:
         session.until,
         partial(snapshot, session),
         partial(_wanted, session),
+        partial(_attended, session),
         session.signals.poll,
     )
     for state in updates:
@@ -162,26 +163,24 @@ def _settle(session: Session) -> bool:
 
 
 def _wanted(session: Session, now: Progress, coming: Progress) -> frozenset[Event]:
-    """The events of the update about to be made that somebody will look at."""
+    """The events within the update about to be made that some hook will look at."""
     assert session.early is not None
     session.firing = ()
     if ripe(session.early, coming):
         moment = Tick(now, coming, total=session.base.total)
         session.firing, session.carry = folding.due_early(session.early, moment, session.carry)
     having, points = session.fold.having, {callback.point for callback in session.firing}
-    events = {event for event, point in POINTS.items() if having[point] or point in points}
-    if events or _attended(session, now, coming):
-        events.add("update")
-    return frozenset(events)
+    return frozenset(event for event, point in POINTS.items() if having[point] or point in points)
 
 
-def _attended(session: Session, now: Progress, coming: Progress) -> bool:
-    """Whether the update's tick has to be folded, as it leads to more than the next one."""
+def _attended(session: Session, before: Progress, now: Progress) -> bool:
+    """Whether the tick of a complete update has to be folded: what is due, or was due within."""
     assert session.agenda is not None
     return (
-        ripe(session.agenda, coming)
-        or bool(session.fold.having["after_update"])
-        or coming.epoch != now.epoch
+        bool(session.fold.having["after_update"])
+        or ripe(session.agenda, now)
+        or bool(session.within or session.fresh)
+        or now.epoch != before.epoch
         or bool(session.carry.fired)
         or session.world.course.exchange is not None
         or time.monotonic() - session.attended > ATTENTION

@@ -12,6 +12,7 @@ from noether import (
     Callback,
     HookError,
     Log,
+    Progress,
     Schedule,
     TrainState,
     after,
@@ -25,9 +26,11 @@ from noether import (
     when,
     where,
 )
+from noether.agenda import agenda, due
 from noether.checkpoint import newest
 from noether.journal import read
-from tests.strategies import net, samples, sgd, squared_error
+from noether.schedules.schedule import Pace
+from tests.strategies import Clock, net, samples, sgd, squared_error
 
 
 def watched(schedule: Schedule, asked: list[int]) -> Schedule:
@@ -75,7 +78,7 @@ score: Callback = hook(report, writes=["score"]).named("score")
         (when("score"), [3, 6, 9, 12]),
         (when("score") & after(epochs=1), [3, 6, 9, 12]),
         (on_improvement("score", mode="max") | once_at_end, [3, 6, 9, 12]),
-        (every(hours=1), [*range(1, 13)]),
+        (every(hours=1), []),
         (~every(updates=2), [*range(1, 13)]),
     ],
     ids=str,
@@ -149,3 +152,33 @@ def test_a_predicate_that_raises_is_named_with_its_callback(point: Any) -> None:
     early = hook(lambda state: None, point=point).named("early")
     with pytest.raises(HookError, match=r"callback 'early', schedule, at update .*boom"):
         train(where(broken)(early))
+
+
+# ---------------------------------------------------------------- the clock
+
+
+@pytest.mark.parametrize(
+    ("schedule", "wanted"),
+    [
+        (every(seconds=4), [3, 6, 8, 11]),
+        (at(seconds=[5, 12]), [4, 8]),
+        (every(updates=5) | every(seconds=4), [3, 5, 6, 8, 10, 11]),
+        (every(updates=5) | at(seconds=5) | once_at_end, [4, 5, 10]),
+        (~every(seconds=4), list(range(1, 13))),
+        (every(seconds=4) & until(updates=3), [1, 2, 3]),
+    ],
+)
+def test_the_clock_alone_wakes_what_waits_for_it(schedule: Schedule, wanted: list[int]) -> None:
+    asked: list[int] = []
+    callback = Callback("a", on_schedule=lambda state: None, schedule=watched(schedule, asked))
+    train(callback, clock=Clock())  # 1.5 seconds an update
+    assert asked == wanted
+
+
+@pytest.mark.parametrize("schedule", [every(seconds=10), every(updates=5) | every(seconds=10)])
+def test_what_the_clock_wakes_has_one_entry_however_often_it_is_asked(schedule: Schedule) -> None:
+    made = agenda((Callback("a", schedule=schedule),), Progress(), Pace())
+    for update in range(1, 200):
+        due(made, Progress(update=update, seconds=1.7 * update))
+        assert len(made.timed) == 1
+        assert len(made.coming) <= 1

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
+from torch.utils.data import TensorDataset, default_collate
 
 from noether import ConfigurationError
 from noether.feed import Feed, feed, fetch, horizon, permutation, to_device, windows
@@ -224,6 +225,27 @@ def test_samples_are_collated_in_their_order_and_no_other_is_loaded() -> None:
     data = Noted()
     assert fetch(data, [5, 2, 9], list) == [50, 20, 90]
     assert data.loaded == [5, 2, 9]
+
+
+@pytest.mark.parametrize(
+    "wholes",
+    [
+        (torch.randn(9, 3), torch.arange(9)),
+        (torch.randn(9, 4, 2).transpose(1, 2), torch.zeros(9, dtype=torch.bool)),
+        (torch.randn(18, 2, dtype=torch.bfloat16)[::2], torch.nn.Parameter(torch.randn(9))),
+        (torch.randn(9, 0),),
+    ],
+)
+def test_rows_of_whole_tensors_are_what_their_samples_collate_to(wholes: Any) -> None:
+    data, indices = TensorDataset(*wholes), [8, 0, 3]
+    found = fetch(data, indices, default_collate)
+    wanted = default_collate([data[index] for index in indices])
+    assert type(found) is type(wanted)
+    for one, other in zip(found, wanted, strict=True):
+        assert torch.equal(one, other)
+        assert one.dtype == other.dtype
+        assert one.stride() == other.stride()
+        assert one.requires_grad == other.requires_grad
 
 
 def test_an_error_names_the_sample_and_the_data_set() -> None:

@@ -1,5 +1,7 @@
 """`&`, `|` and `~`: pointwise on ticks. What remembers is stepped, whatever the others say."""
 
+from typing import Any
+
 from noether.progress import Progress
 from noether.schedules.expression import Expression
 from noether.schedules.schedule import (
@@ -8,6 +10,7 @@ from noether.schedules.schedule import (
     Memory,
     Moment,
     Pace,
+    Rests,
     Schedule,
     memoryless,
     remembering,
@@ -26,7 +29,8 @@ def conjunction(*schedules: Schedule) -> Schedule:
 def disjunction(*schedules: Schedule) -> Schedule:
     """Fires when one of them does."""
     parts = flat("|", schedules)
-    return joined("|", parts, any_of([part.asks for part in parts]), earliest(parts))
+    asks = any_of([part.asks for part in parts])
+    return joined("|", parts, asks, earliest(parts), resting(parts))
 
 
 def negation(schedule: Schedule) -> Schedule:
@@ -43,7 +47,9 @@ def flat(operator: str, schedules: Parts) -> Parts:
     return tuple(parts)
 
 
-def joined(operator: str, parts: Parts, asks: Asks, ahead: Ahead) -> Schedule:
+def joined(
+    operator: str, parts: Parts, asks: Asks, ahead: Ahead, rests: Rests | None = None
+) -> Schedule:
     expression = Expression(operator, parts)
     if any(part.initial is not None for part in parts):
         return stepped(expression, parts, ahead)
@@ -56,6 +62,7 @@ def joined(operator: str, parts: Parts, asks: Asks, ahead: Ahead) -> Schedule:
         predicted=all(part.predicted for part in parts),
         needs_total=any(part.needs_total for part in parts),
         awaits=awaited(operator, parts),
+        rests=rests,
     )
 
 
@@ -119,6 +126,21 @@ def earliest(parts: Parts) -> Ahead:
         return min(bounds, default=None)
 
     return ahead
+
+
+def resting(parts: Parts) -> Rests | None:
+    """The first update and the first training time at which one of them could fire."""
+    if not any(part.rests for part in parts):
+        return None
+
+    def rests(now: Progress, pace: Pace) -> tuple[int | None, Any]:
+        bounds = [p.rests(now, pace) if p.rests else (p.ahead(now, pace), None) for p in parts]
+        updates, moments = (
+            [b for b in each if b is not None] for each in zip(*bounds, strict=True)
+        )
+        return min(updates, default=None), min(moments, default=None)
+
+    return rests
 
 
 def latest(parts: Parts) -> Ahead:

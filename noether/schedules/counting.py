@@ -1,17 +1,20 @@
 """Marks on the time line: `every` and `at`. A schedule fires when a tick passes a mark."""
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from reprlib import repr as shown
-from typing import Any
+from typing import Any, TypeAlias
 
 from noether.progress import Progress
 from noether.schedules import arguments
 from noether.schedules.expression import Expression
-from noether.schedules.schedule import Ahead, Asks, Moment, Pace, Schedule, memoryless
+from noether.schedules.schedule import Asks, Moment, Pace, Schedule, memoryless
 from noether.schedules.shares import at_shares, every_share
 from noether.schedules.units import CLOCK, PREDICTED, reach, reader, scaled
+
+Mark: TypeAlias = Callable[[Progress], int | Fraction | None]
+"""The next mark ahead of a point, in the unit's own count; None: there is no more."""
 
 
 def every(*, start: float | None = None, **units: float | Fraction) -> Schedule:
@@ -68,9 +71,23 @@ def at(**units: float | Fraction | Iterable[float | Fraction]) -> Schedule:
     return counted(expression, unit, passing(unit, marks), next_point(unit, marks))
 
 
-def counted(expression: Expression, unit: str, asks: Asks, ahead: Ahead) -> Schedule:
-    clocked, predicted = unit in CLOCK, unit in PREDICTED
-    return memoryless(expression, asks, ahead, clocked=clocked, predicted=predicted)
+def counted(expression: Expression, unit: str, asks: Asks, mark: Mark) -> Schedule:
+    def ahead(now: Progress, pace: Pace) -> int | None:
+        target = mark(now)
+        return None if target is None else reach(unit, target, now, pace)
+
+    def rests(now: Progress, pace: Pace) -> tuple[None, int | Fraction | None]:
+        return None, mark(now)
+
+    clocked = unit in CLOCK
+    return memoryless(
+        expression,
+        asks,
+        ahead,
+        clocked=clocked,
+        predicted=unit in PREDICTED,
+        rests=rests if clocked else None,
+    )
 
 
 def growing(unit: str, period: int | Fraction, first: int | Fraction) -> Asks:
@@ -83,14 +100,9 @@ def growing(unit: str, period: int | Fraction, first: int | Fraction) -> Asks:
     return asks
 
 
-def next_multiple(unit: str, period: int | Fraction, first: int | Fraction) -> Ahead:
+def next_multiple(unit: str, period: int | Fraction, first: int | Fraction) -> Mark:
     count = reader(unit)
-
-    def ahead(now: Progress, pace: Pace) -> int:
-        ordinal = max((count(now) - first) // period + 1, 0)
-        return reach(unit, first + ordinal * period, now, pace)
-
-    return ahead
+    return lambda now: first + max((count(now) - first) // period + 1, 0) * period
 
 
 def passing(unit: str, marks: list[int | Fraction]) -> Asks:
@@ -105,11 +117,11 @@ def passing(unit: str, marks: list[int | Fraction]) -> Asks:
     return asks
 
 
-def next_point(unit: str, marks: list[int | Fraction]) -> Ahead:
+def next_point(unit: str, marks: list[int | Fraction]) -> Mark:
     count = reader(unit)
 
-    def ahead(now: Progress, pace: Pace) -> int | None:
+    def mark(now: Progress) -> int | Fraction | None:
         passed = bisect_right(marks, count(now))
-        return None if passed == len(marks) else reach(unit, marks[passed], now, pace)
+        return None if passed == len(marks) else marks[passed]
 
-    return ahead
+    return mark

@@ -67,6 +67,7 @@ class Pace:
 Asks: TypeAlias = Callable[[Moment], bool]
 Step: TypeAlias = Callable[[Moment, Memory], tuple[bool, Memory]]
 Ahead: TypeAlias = Callable[[Progress, Pace], int | None]
+Rests: TypeAlias = Callable[[Progress, Pace], tuple[int | None, Any]]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -105,6 +106,9 @@ class Schedule:
     awaits: frozenset[str] | None = field(default=None, compare=False)
     """Metrics: on an update's tick that produced none of them it neither fires nor changes its
     memory. None: counts decide when to ask it."""
+    rests: Rests | None = field(default=None, compare=False)
+    """The next update and the next training time, in nanoseconds, at which it could fire: whatever
+    comes first. None: `ahead` says it alone."""
 
     @property
     def term(self) -> str:
@@ -211,13 +215,14 @@ def memoryless(
     predicted: bool = True,
     needs_total: bool = False,
     awaits: frozenset[str] | None = None,
+    rests: Rests | None = None,
 ) -> Schedule:
     """A schedule that answers from the tick alone."""
 
     def step(tick: Moment, memory: Memory) -> tuple[bool, Memory]:
         return asks(tick), memory
 
-    facts = (reads, clocked, predicted, needs_total, awaits)
+    facts = (reads, clocked, predicted, needs_total, awaits, rests)
     return Schedule(expression, asks, step, ahead, None, *facts)
 
 
