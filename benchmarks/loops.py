@@ -1,7 +1,7 @@
 """What a run costs beside the same training by hand: all switched off, the default callbacks,
 and a thousand callbacks that are hardly ever due.
 
-    python benchmarks/loops.py [--rounds 9] [--updates 600]
+    python benchmarks/loops.py [--rounds 9] [--updates 1200]
 
 The ways alternate within one process on one thread; of each round the ratio of processor time per
 update is taken, and of the ratios the median. The data is a TensorDataset, as each way takes it
@@ -70,7 +70,7 @@ def by_hand(name: str, updates: int) -> float:
 
 def ours(name: str, updates: int, **options: Any) -> float:
     clock = Clock(updates)
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         noether.train(
             model(),
             DATA,
@@ -107,7 +107,7 @@ def main() -> None:
     """Print microseconds per update, and the ratios to the loop by hand."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--updates", type=int, default=600)
+    parser.add_argument("--updates", type=int, default=1200)
     options = parser.parse_args()
     torch.set_num_threads(1)
     for name in OPTIMIZERS:
