@@ -31,6 +31,7 @@ from noether.session import (
 )
 from noether.space import forecast
 from noether.state import Event, TrainState
+from noether.turn import Failure
 
 HEARTBEAT = 10.0
 """Seconds between two writings of `status.json`."""
@@ -197,24 +198,13 @@ def _tick(session: Session, state: TrainState, *, keep: bool = True) -> None:
     """Fold a tick and perform what it asks."""
     world = session.world
     session.attended = time.monotonic()
-    outcome = folding.tick(
-        session.fold,
-        state,
-        session.carry,
-        partial(served, session),
-        keep=keep,
-        agenda=session.agenda,
-        combine=combine(session),
-    )
-    if session.within:
-        outcome = replace(outcome, requests=(*session.within, *outcome.requests))
-    session.within, session.fresh = [], frozenset()
+    outcome = _folded(session, state, keep=keep)
     committed = world.store and world.store.committed
     fatal = tell_failures(world, outcome.failures)
     session.closed = state.event == "end"
-    loads = tuple(r.effect.tag for r in outcome.requests if isinstance(r.effect, Load))
-    session.carry = replace(outcome.carry, closed=session.closed and not fatal, loads=loads)
-    outcome = replace(outcome, carry=session.carry)
+    if session.closed:
+        outcome = _last(outcome, fatal)
+    session.carry = outcome.carry
     if fatal and not all_fail(world.course.exchange, state.now.update):
         raise_fatal(session, outcome.state, fatal)  # nothing more can be done together
     try:
@@ -233,6 +223,29 @@ def _tick(session: Session, state: TrainState, *, keep: bool = True) -> None:
     saved = committed != (world.store and world.store.committed)
     if saved or time.monotonic() - session.told > HEARTBEAT:
         _heartbeat(session)
+
+
+def _folded(session: Session, state: TrainState, *, keep: bool) -> folding.Outcome:
+    """A tick's fold, with what the hooks within its update have asked."""
+    outcome = folding.tick(
+        session.fold,
+        state,
+        session.carry,
+        partial(served, session),
+        keep=keep,
+        agenda=session.agenda,
+        combine=combine(session),
+    )
+    if session.within:
+        outcome = replace(outcome, requests=(*session.within, *outcome.requests))
+    session.within, session.fresh = [], frozenset()
+    return outcome
+
+
+def _last(outcome: folding.Outcome, fatal: list[Failure]) -> folding.Outcome:
+    """The closing tick's outcome, which says what is left to do for a run killed after it."""
+    loads = tuple(r.effect.tag for r in outcome.requests if isinstance(r.effect, Load))
+    return replace(outcome, carry=replace(outcome.carry, closed=not fatal, loads=loads))
 
 
 def _heartbeat(session: Session) -> None:

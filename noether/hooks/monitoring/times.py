@@ -23,7 +23,7 @@ def _times(timings: Mapping[str, float]) -> Times:
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """Sums and maxima since the last firing, and of the whole run."""
+    """Sums and maxima since the last firing, and the sums of all before it."""
 
     sums: Times = (0.0,) * len(PARTS)
     most: Times = (0.0,) * len(PARTS)
@@ -67,8 +67,7 @@ def _nothing_spent(state: TrainState) -> Spent:
 def _spend(state: TrainState, spent: Spent) -> tuple[Spent, None]:
     times = _times(state.timings)
     most = tuple(map(max, spent.most, times))
-    totals = _added(spent.totals, times)
-    return Spent(_added(spent.sums, times), most, spent.count + 1, totals), None
+    return Spent(_added(spent.sums, times), most, spent.count + 1, spent.totals), None
 
 
 def _log_times(state: TrainState, spent: Spent) -> tuple[Spent, list[Log]]:
@@ -76,14 +75,14 @@ def _log_times(state: TrainState, spent: Spent) -> tuple[Spent, list[Log]]:
         return spent, []
     means = zip(PARTS, (total / spent.count for total in spent.sums), strict=True)
     most = zip(PARTS, spent.most, strict=True)
-    return Spent(totals=spent.totals), [
+    return Spent(totals=_added(spent.totals, spent.sums)), [
         Log({f"train_time/{part}/mean/{{I}}": value for part, value in means}),
         Log({f"train_time/{part}/max/{{I}}": value for part, value in most}, over_ranks="max"),
     ]
 
 
 def _log_totals(state: TrainState, spent: Spent) -> tuple[Spent, Log]:
-    totals = dict(zip(PARTS, spent.totals, strict=True))
+    totals = dict(zip(PARTS, _added(spent.totals, spent.sums), strict=True))
     named = {f"train_time/{part}/total": value for part, value in totals.items()}
     return spent, Log(named, summary=True)
 
