@@ -102,7 +102,12 @@ def growing(unit: str, period: int | Fraction, first: int | Fraction) -> Asks:
 
 def next_multiple(unit: str, period: int | Fraction, first: int | Fraction) -> Mark:
     count = reader(unit)
-    return lambda now: first + max((count(now) - first) // period + 1, 0) * period
+
+    def mark(now: Progress) -> int | Fraction | None:
+        ordinal: int = max((count(now) - first) // period + 1, 0)
+        return first + ordinal * period
+
+    return mark
 
 
 def passing(unit: str, marks: list[int | Fraction]) -> Asks:

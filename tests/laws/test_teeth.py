@@ -423,8 +423,8 @@ LOOKING_AHEAD = (
     Fault(
         "the next point is looked for one too late",
         "counting.next_point",
-        "marks[passed], now",
-        "marks[passed] + 1, now",
+        "else marks[passed]",
+        "else marks[passed] + 1",
         (
             laws.test_next_update_is_exact_for_at,
             laws.test_next_update_skips_no_mark_and_no_entrance,
