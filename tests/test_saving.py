@@ -27,6 +27,7 @@ from torch import Tensor, nn
 import noether
 import noether.running
 import noether.store
+import noether.training
 from noether import (
     Callback,
     CheckpointError,
@@ -481,10 +482,6 @@ def adam(parameters: Any) -> torch.optim.Optimizer:
     return torch.optim.Adam(parameters, lr=0.01)
 
 
-def stagings() -> list[Staging]:
-    return [each for each in gc.get_objects() if type(each) is Staging]
-
-
 def test_one_save_at_a_time_in_memory_that_is_taken_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -505,15 +502,19 @@ def test_one_save_at_a_time_in_memory_that_is_taken_once(
             done.append(under_way.pop())
 
     monkeypatch.setattr(noether.store, "STORAGE", tapped(slow))
+    made: list[Staging] = []
+
+    def making() -> Staging:
+        made.append(Staging())
+        return made[-1]
+
+    monkeypatch.setattr(noether.training, "Staging", making)
 
     def note(update: int) -> None:
         reached[update].set()
-        found = [each for each in stagings() if not any(each is old for old in earlier)]
-        assert len(found) == 1
-        held.append({path: kept.data_ptr() for path, (_, kept) in found[0].held.items()})
+        (found,) = made
+        held.append({path: kept.data_ptr() for path, (_, kept) in found.held.items()})
 
-    gc.collect()
-    earlier = stagings()  # that something keeps of other runs
     try:
         saves = Callback(
             "saves", after_update=lambda s: Save("last", keep_last=1) if s.now.update < 8 else None
