@@ -262,7 +262,8 @@ def backward(losses: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
 
 def finish_gradients(machine: Machine) -> None:
     """Measure the gradients' norm, then clip them."""
-    gradients = [p.grad for p in machine.parameters if p.grad is not None]
+    given = (p.grad for p in machine.parameters if p.grad is not None)
+    gradients = [g.coalesce().values() if g.is_sparse else g for g in given]
     norm = _total_norm(gradients) if gradients else None
     if machine.clip_norm is not None and norm is not None:
         torch.nn.utils.clip_grads_with_norm_(machine.parameters, machine.clip_norm, norm)

@@ -93,3 +93,25 @@ def test_a_loss_function_that_leaves_training_mode_does_not_end_it() -> None:
         defaults=False,
     )
     assert modes == [True] * 4
+
+
+def test_sparse_gradients_have_the_norm_of_their_sums() -> None:
+    found: list[float] = []
+
+    def look(state: TrainState) -> None:
+        assert state.model.grad_norm is not None
+        assert state.model.gradients["weight"].is_sparse
+        found.append(float(state.model.grad_norm))
+        found.append(float(state.model.gradients["weight"].to_dense().norm()))
+
+    noether.train(
+        torch.nn.EmbeddingBag(10, 3, sparse=True),
+        [torch.tensor([i, i + 1]) for i in range(8)],
+        loss=lambda model, batch: model(batch).square().mean(),
+        optimizer=lambda parameters: torch.optim.SparseAdam(list(parameters)),
+        until={"updates": 1},
+        batch_size=8,
+        callbacks=Callback("look", before_update=look),
+        defaults=False,
+    )
+    assert found[0] == pytest.approx(found[1])
