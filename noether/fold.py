@@ -1,8 +1,9 @@
 """The fold: a pipeline's hooks run over one snapshot, giving memories and effects."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ParamSpec
 
 import torch
 
@@ -29,6 +30,9 @@ from noether.turn import (
     run_scheduled,
 )
 
+P = ParamSpec("P")
+NONE: frozenset[str] = frozenset()
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -41,6 +45,17 @@ class Outcome:
     failures: tuple[Failure, ...] = ()
 
 
+def _without_gradients(function: Callable[P, Outcome]) -> Callable[P, Outcome]:
+    """`torch.no_grad` around each call, in half its time, which every tick pays."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> Outcome:
+        with torch.set_grad_enabled(False):
+            return function(*args, **kwargs)
+
+    return call
+
+
 def compiled(pipeline: Pipeline) -> Fold:
     """The fold of a pipeline; raises ConfigurationError with all that is wrong with it."""
     ordered = order(pipeline)
@@ -50,7 +65,7 @@ def compiled(pipeline: Pipeline) -> Fold:
     return Fold(ordered, having, early, {c.name: needed(c) for c in ordered})
 
 
-@torch.no_grad()
+@_without_gradients
 def begin(fold: Fold, state: TrainState, carry: Carry) -> Outcome:
     """Memories for the callbacks that have none yet; memories of absent callbacks are dropped."""
     names = {callback.name for callback in fold.pipeline}
@@ -76,7 +91,7 @@ def _schedule_memories(fold: Fold, earlier: Mapping[str, Any]) -> dict[str, Any]
     return memories
 
 
-@torch.no_grad()
+@_without_gradients
 def tick(
     fold: Fold,
     state: TrainState,
@@ -130,7 +145,7 @@ def _fires(callback: Callback, moment: Tick, carry: Carry, stepped: dict[str, An
         raise hook_error(Failure(callback, "schedule", error), moment) from error
 
 
-@torch.no_grad()
+@_without_gradients
 def passage(
     fold: Fold,
     state: TrainState,
@@ -153,7 +168,7 @@ def passage(
     return _outcome(turn, keep=True)
 
 
-@torch.no_grad()
+@_without_gradients
 def evaluate(
     fold: Fold, state: TrainState, carry: Carry, serve: Serve, combine: Combine | None = None
 ) -> Outcome:
@@ -178,7 +193,7 @@ def evaluated(callback: Callback) -> str | None:
     return "on_schedule" if passes else None
 
 
-@torch.no_grad()
+@_without_gradients
 def leave(fold: Fold, state: TrainState, carry: Carry, *hooks: str) -> Outcome:
     """Run the hooks of a way out that keeps no memory: `after_training`, `on_exception`."""
     turn = _turn(fold, state, carry, _serve_nothing)
@@ -209,14 +224,19 @@ def _serve_nothing(callbacks: Pipeline, memories: Mapping[str, Any]) -> Mapping[
 
 
 def _outcome(turn: Turn, *, keep: bool) -> Outcome:
-    memories = _merged(turn.carry.memories, turn.memories if keep else {})
-    schedules = _merged(turn.carry.schedules, turn.schedules if keep else {})
-    # The opening tick of a resumed session leaves no trace in what follows.
-    earlier = frozenset[str]() if turn.state.event == "update" else turn.carry.fired
-    fired = earlier | turn.fired if keep else turn.carry.fired
-    stops = tuple(r.effect.reason for r in turn.requests if isinstance(r.effect, Stop))
-    metrics = turn.state.metrics if keep else turn.carry.metrics
-    carry = Carry(memories, schedules, metrics, fired, turn.carry.stops + stops)
+    carry, stops = turn.carry, turn.carry.stops
+    if turn.requests:
+        asked = tuple(r.effect.reason for r in turn.requests if isinstance(r.effect, Stop))
+        stops = stops + asked
+    if keep:
+        memories = _merged(carry.memories, turn.memories)
+        schedules = _merged(carry.schedules, turn.schedules)
+        # The opening tick of a resumed session leaves no trace in what follows.
+        earlier = NONE if turn.state.event == "update" else carry.fired
+        fired = earlier | turn.fired if turn.fired else earlier
+        carry = Carry(memories, schedules, turn.state.metrics, fired, stops)
+    else:
+        carry = Carry(carry.memories, carry.schedules, carry.metrics, carry.fired, stops)
     return Outcome(carry, turn.state, tuple(turn.requests), tuple(turn.failures))
 
 

@@ -196,9 +196,17 @@ def _load_again(session: Session) -> None:
 
 def _tick(session: Session, state: TrainState, *, keep: bool = True) -> None:
     """Fold a tick and perform what it asks."""
+    now, outcome = time.monotonic(), _folded(session, state, keep=keep)
+    if _uneventful(session, outcome, now):
+        session.carry = outcome.carry
+    else:
+        session.attended = now
+        _performed(session, state, outcome)
+
+
+def _performed(session: Session, state: TrainState, outcome: folding.Outcome) -> None:
+    """Perform what a tick asks, and see to what goes on beside training."""
     world = session.world
-    session.attended = time.monotonic()
-    outcome = _folded(session, state, keep=keep)
     committed = world.store and world.store.committed
     fatal = tell_failures(world, outcome.failures)
     session.closed = state.event == "end"
@@ -223,6 +231,16 @@ def _tick(session: Session, state: TrainState, *, keep: bool = True) -> None:
     saved = committed != (world.store and world.store.committed)
     if saved or time.monotonic() - session.told > HEARTBEAT:
         _heartbeat(session)
+
+
+def _uneventful(session: Session, outcome: folding.Outcome, now: float) -> bool:
+    """Whether the tick of an update only changed memories, and nothing else waits for a tick."""
+    return (
+        outcome.state.event == "update"
+        and not (outcome.requests or outcome.failures)
+        and session.world.course.exchange is None
+        and now - session.attended <= ATTENTION
+    )
 
 
 def _folded(session: Session, state: TrainState, *, keep: bool) -> folding.Outcome:

@@ -117,10 +117,10 @@ def run_scheduled(turn: Turn) -> None:
     if turn.agenda is None:
         turn.asking = list(range(len(scheduled)))
     else:
-        fresh = turn.state.fresh | turn.pending.keys()
-        if not fresh and not ripe(turn.agenda, turn.state.now):
+        fresh, now = turn.state.fresh, turn.state.now
+        if not (fresh or turn.pending or ripe(turn.agenda, now)):
             return
-        turn.asking = due(turn.agenda, turn.state.now, fresh)
+        turn.asking = due(turn.agenda, now, fresh | turn.pending.keys())
     _foresee(turn)
     last = -1
     while turn.asking:
@@ -191,6 +191,8 @@ def _looks(turn: Turn, callback: Callback) -> bool:
     if not fresh or callback.reads is None:
         return bool(fresh)
     wanted = (*turn.fold.needs[callback.name], *callback.reads_optional)
+    if not wanted:
+        return False
     if turn.combine is None:
         return any(matches(metric, wanted) for metric in turn.pending)
     return any(
@@ -279,7 +281,8 @@ def effects_of(answer: Any) -> Iterable[Effect]:
 
 
 def _logged(turn: Turn, callback: Callback, log: Log) -> Log:
-    metrics = {key.replace("{I}", callback.label): value for key, value in log.metrics.items()}
+    label = callback.label
+    metrics = {key.replace("{I}", label): value for key, value in log.metrics.items()}
     for key, value in metrics.items():
         check_metric(key, value)
         if turn.sources.setdefault(key, callback.name) != callback.name:

@@ -1,6 +1,7 @@
 """Samples become a batch, and the batch is counted and moved."""
 
 import operator
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -41,7 +42,7 @@ def fetch(
 
 def _rows(dataset: "TensorDataset", indices: Sequence[int]) -> list[torch.Tensor]:
     """What `default_collate` makes of these samples of whole tensors."""
-    chosen = torch.tensor(indices)
+    chosen = torch.frombuffer(array("q", indices), dtype=torch.int64)  # a third of `tensor`'s time
     return [whole.index_select(0, chosen.to(whole.device)) for whole in dataset.tensors]
 
 
