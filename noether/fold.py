@@ -101,16 +101,18 @@ def tick(
     keep: bool = True,
     agenda: Agenda | None = None,
     combine: Combine | None = None,
+    spent: dict[str, float] | None = None,
 ) -> Outcome:
     """Fold an opening, update or closing tick; with `keep` False no memory changes.
 
     An update's tick asks the schedules that the agenda finds due, without one all of them: the
     outcome is the same. A hook that raises does not stop the others; it is among the outcome's
-    failures. What was logged is made equal on all ranks by `combine`.
+    failures. What was logged is made equal on all ranks by `combine`. To what each callback has
+    `spent` so far, in seconds, its hooks' time is added.
     """
     turn = _turn(fold, state, carry, serve)
     turn.agenda = agenda if state.event == "update" else None
-    turn.combine = combine
+    turn.combine, turn.spent = combine, spent
     if state.event == "start":
         run_all(turn, "before_training")
     elif state.event == "update":
@@ -152,6 +154,7 @@ def passage(
     carry: Carry,
     firing: Pipeline,
     combine: Combine | None = None,
+    spent: dict[str, float] | None = None,
 ) -> Outcome:
     """Fold a snapshot taken within an update: a micro-batch, or the gradients before the step.
 
@@ -159,7 +162,7 @@ def passage(
     """
     point = "after_accumulation_step" if state.event == "accumulation_step" else "before_update"
     turn = _turn(fold, state, carry, _serve_nothing)
-    turn.combine = combine
+    turn.combine, turn.spent = combine, spent
     run_all(turn, point)
     for callback in firing:
         if callback.point == point:

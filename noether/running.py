@@ -77,6 +77,7 @@ def lived(session: Session) -> TrainState:
 def _open(session: Session) -> None:
     """Memories and opening tick."""
     now = session.world.course.progress
+    session.spent = dict.fromkeys((callback.name for callback in session.fold.pipeline), 0.0)
     state = at(session, "start", now)
     begun = folding.begin(session.fold, state, session.carry)
     session.carry = begun.carry
@@ -253,6 +254,7 @@ def _folded(session: Session, state: TrainState, *, keep: bool) -> folding.Outco
         keep=keep,
         agenda=session.agenda,
         combine=combine(session),
+        spent=session.spent,
     )
     if session.within:
         outcome = replace(outcome, requests=(*session.within, *outcome.requests))
@@ -275,8 +277,8 @@ def _heartbeat(session: Session) -> None:
 
 def _passage(session: Session, state: TrainState) -> None:
     """Fold a snapshot from within an update."""
-    over = combine(session)
-    outcome = folding.passage(session.fold, state, session.carry, session.firing, over)
+    over, spent = combine(session), session.spent
+    outcome = folding.passage(session.fold, state, session.carry, session.firing, over, spent)
     session.carry = outcome.carry
     session.within += outcome.requests
     session.fresh |= outcome.state.fresh

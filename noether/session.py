@@ -52,6 +52,8 @@ class Session:
     """What the hooks within the update under way have asked; performed with its tick."""
     fresh: frozenset[str] = frozenset()
     """The metrics that they reported."""
+    spent: dict[str, float] = field(default_factory=dict)
+    """Seconds that each callback's hooks have taken."""
     told: float = -math.inf
     """When `status.json` was last written."""
     attended: float = -math.inf
@@ -101,6 +103,7 @@ def snapshot(
         model=base.model,
         hyper=hyper(session.world.machine.optimizer),
         dataset_lengths=base.dataset_lengths,
+        hook_seconds=session.spent,
         memories=carry.memories,
         rank=base.rank,
         world_size=base.world_size,

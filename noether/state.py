@@ -102,6 +102,8 @@ class TrainState:
     timings: Mapping[str, float] = field(default_factory=dict)
     """Seconds of this update by part: data_wait, forward, backward, step (the optimizer's), and
     pause: what data passes and saves took since the update before."""
+    hook_seconds: Mapping[str, float] = field(default_factory=dict)
+    """Seconds that each callback's hooks have taken in this session; borrowed: it counts on."""
     memories: Mapping[str, Any] = field(default_factory=dict)
     rank: int = 0
     world_size: int = 1

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
+from time import perf_counter
 from typing import Any, get_args
 
 from noether.agenda import Agenda, due, ripe, woken
@@ -103,6 +104,8 @@ class Turn:
     requests: list[Request] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     fired: set[str] = field(default_factory=set)
+    spent: dict[str, float] | None = None
+    """Seconds that each callback's hooks have taken so far, added to; None: nobody counts."""
 
 
 def run_all(turn: Turn, hook: str) -> None:
@@ -211,7 +214,7 @@ def run(turn: Turn, callback: Callback, hook: str) -> None:
     needs = turn.fold.needs[callback.name]
     if needs and hook not in UNCONDITIONAL and not needs <= turn.state.metrics.keys():
         return
-    before = len(turn.requests)
+    before, begun = len(turn.requests), perf_counter()
     if turn.combine is not None and callback.writes != ():
         turn.writers.append(callback)
     answer = guarded(turn, callback, hook, _call, turn, callback, hook)
@@ -219,6 +222,8 @@ def run(turn: Turn, callback: Callback, hook: str) -> None:
         guarded(turn, callback, hook, _accept, turn, callback, hook, answer)
     if hook == "on_schedule" and len(turn.requests) == before:
         turn.requests.append(Request(callback.name, hook, None))
+    if turn.spent is not None:
+        turn.spent[callback.name] += perf_counter() - begun
 
 
 def _call(turn: Turn, callback: Callback, hook: str) -> Any:

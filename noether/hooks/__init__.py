@@ -17,6 +17,7 @@ from noether.hooks.housekeeping import collect_garbage, empty_cache
 from noether.hooks.monitoring import (
     data_wait,
     dataset_stats,
+    hook_times,
     learning_rate,
     model_summary,
     online_loss,
@@ -62,6 +63,7 @@ __all__ = [
     "evaluate",
     "freeze",
     "histograms",
+    "hook_times",
     "images",
     "learning_rate",
     "load_best_at_end",

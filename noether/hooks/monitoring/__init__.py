@@ -1,5 +1,6 @@
 """What a run is doing: progress, losses, rates, sizes, times, the machine."""
 
+from noether.hooks.monitoring.costs import hook_times
 from noether.hooks.monitoring.losses import online_loss
 from noether.hooks.monitoring.progress import progress
 from noether.hooks.monitoring.rates import learning_rate
@@ -11,6 +12,7 @@ from noether.hooks.monitoring.times import data_wait, slow_rank, train_time
 __all__ = [
     "data_wait",
     "dataset_stats",
+    "hook_times",
     "learning_rate",
     "model_summary",
     "online_loss",

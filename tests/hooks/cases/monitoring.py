@@ -9,6 +9,12 @@ CASES = {
         timed=True,
     ),
     "dataset_stats": Case(hooks.dataset_stats(), {}, {"name": "sets"}),
+    "hook_times": Case(
+        hooks.hook_times(schedule=every(updates=3)),
+        {},
+        {"name": "costs", "schedule": "every(epochs=1)"},
+        timed=True,
+    ),
     "model_summary": Case(hooks.model_summary(), {}, {"name": "parts", "depth": 3}),
     "peak_memory": Case(
         every(updates=3)(hooks.peak_memory()),
