@@ -1,5 +1,6 @@
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -328,6 +329,13 @@ def test_a_failing_user_hook_still_ends_the_run_beside_observers() -> None:
 
     with pytest.raises(HookError, match="'fail'"):
         train([hooks.progress(), every(updates=1)(fail)])
+
+
+def test_progress_shows_what_is_and_not_what_was_at_best() -> None:
+    metrics = {"accuracy/val": 0.5, "loss/val/total": 2.0}
+    best = {"accuracy/val/at_best/loss/val/total": 0.75, "loss/val/total/at_best/accuracy/val": 1.0}
+    state = replace(at_point(Progress(1, 10, 40)), metrics={**metrics, **best})
+    assert line(state, None)[1].endswith("accuracy/val 0.5  loss/val/total 2")
 
 
 def test_progress_shows_the_longest_online_loss_and_no_other_totals(

@@ -64,8 +64,9 @@ def _progress_parts(state: TrainState, mark: Progress | None) -> Iterator[str]:
 
 
 def _shown(metrics: Mapping[str, float]) -> list[str]:
-    """Total losses and accuracies; of several online intervals the longest."""
-    online = [name for name in metrics if name.startswith("loss/online/total/")]
-    totals = [n for n in metrics if n.startswith("loss/") and n.endswith("/total")]
-    others = [*totals, *(n for n in metrics if n.startswith("accuracy/"))]
+    """Total losses and accuracies, those now; of several online intervals the longest."""
+    names = [name for name in metrics if "/at_best/" not in name]
+    online = [name for name in names if name.startswith("loss/online/total/")]
+    totals = [n for n in names if n.startswith("loss/") and n.endswith("/total")]
+    others = [*totals, *(n for n in names if n.startswith("accuracy/"))]
     return sorted(online, key=lambda name: (len(name), name))[-1:] + sorted(others)
