@@ -152,7 +152,6 @@ def _update(
         machine.scheduler.step()
     ended = clock()
     times = (waited, forwards, backwards, ended - started, course.pause)
-    timings = dict(zip(TIMINGS, times, strict=True))
     course.pause = 0.0
     if feed.counters:
         coming = _with_counters(machine, feed, coming, counters)
@@ -161,6 +160,7 @@ def _update(
     if not attended(before, course.progress):
         yield None
         return
+    timings = dict(zip(TIMINGS, times, strict=True))
     seen = {"performed": performed, "losses": losses, "outputs": outputs, "timings": timings}
     yield snapshot("update", before, course.progress, **seen)
 

@@ -222,6 +222,8 @@ def evaluate_loss(
 
 def named_losses(answer: Any) -> tuple[dict[str, Tensor], Any]:
     """What a loss function returned: its losses by name, `total` among them, and its outputs."""
+    if isinstance(answer, Tensor) and answer.ndim == 0:
+        return {"total": answer}, None
     loss, outputs = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, None)
     named = loss if isinstance(loss, Mapping) else {"total": loss}
     scalars = all(isinstance(part, Tensor) and part.ndim == 0 for part in named.values())
@@ -262,7 +264,7 @@ def backward(losses: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
 
 def finish_gradients(machine: Machine) -> None:
     """Measure the gradients' norm, then clip them."""
-    given = (p.grad for p in machine.parameters if p.grad is not None)
+    given = [g for p in machine.parameters if (g := p.grad) is not None]
     gradients = [g.coalesce().values() if g.is_sparse else g for g in given]
     norm = _total_norm(gradients) if gradients else None
     if machine.clip_norm is not None and norm is not None:

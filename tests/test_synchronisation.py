@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 import noether
 from noether import Callback, TrainState, every, hooks
+from noether.hooks.monitoring import losses
 from tests.strategies import net, samples, sgd, squared_error
 
 READING = {"item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__", "__index__"}
@@ -70,6 +71,12 @@ def readings(*callbacks: Any, updates: int = 24, **options: Any) -> list[Counter
 LATE = {"_all_finite", "windows"}
 """The verdict of the update before, which has arrived by then; numbers of samples, never on a
 device."""
+
+
+@pytest.fixture(autouse=True)
+def far_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No tensor counts as one that can be read without waiting."""
+    monkeypatch.setattr(losses, "at_hand", lambda value: False)
 
 
 @pytest.mark.parametrize("on_disk", [True, False])

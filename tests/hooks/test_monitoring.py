@@ -89,10 +89,21 @@ def test_online_loss_remembers_a_half_filled_window_and_no_more() -> None:
     final = train([every(updates=4)(hooks.online_loss())])
     memory = final.memories["online_loss"]
     assert memory.samples == 4 + 2  # updates 5 and 6
-    assert memory.sums.keys() == {"total"}
-    assert all(
-        isinstance(value, torch.Tensor) and value.ndim == 0 for value in memory.sums.values()
-    )
+    assert {name: type(value) for name, value in memory.sums.items()} == {"total": float}
+
+
+def test_online_loss_adds_up_on_a_device_what_it_adds_up_here(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pair = [every(updates=2)(hooks.online_loss()), every(epochs=9)(hooks.online_loss()).named("b")]
+    here = train(pair)
+    monkeypatch.setattr("noether.hooks.monitoring.losses.at_hand", lambda value: False)
+    there = train(pair)
+    assert there.metrics == pytest.approx(here.metrics)
+    (one,), (other,) = (final.memories["b"].sums.values() for final in (here, there))
+    assert isinstance(other, torch.Tensor)
+    assert other.ndim == 0
+    assert other.item() == pytest.approx(one)
 
 
 def test_a_skipped_update_is_counted_apart_and_left_out_of_the_mean(tmp_path: Path) -> None:

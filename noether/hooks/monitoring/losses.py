@@ -24,9 +24,8 @@ class LossSum:
 def online_loss() -> Callback:
     """Log `loss/online/{loss}/{I}`: the mean over all samples since the last firing.
 
-    Adds up after every update on the device; reads it when the schedule fires. Updates skipped
-    for being non-finite are left out of the mean and counted in `loss/online/skipped/{I}` once
-    there are any.
+    Adds up after every update, on a GPU without waiting for it. Updates skipped for being
+    non-finite are left out of the mean and counted in `loss/online/skipped/{I}` once there are any.
 
     >>> online_loss().writes
     ('loss/online/*/{I}',)
@@ -50,13 +49,23 @@ def _add_loss(state: TrainState, total: LossSum) -> tuple[LossSum, None]:
     if not state.performed:
         return replace(total, skipped=total.skipped + 1), None
     samples = state.now.sample - state.before.sample
-    sums = {
-        name: torch.add(total.sums[name], loss, alpha=samples)
-        if name in total.sums
-        else loss.double() * samples
-        for name, loss in state.losses.items()
-    }
+    earlier = total.sums
+    sums = {n: _added(earlier.get(n, 0.0), loss, samples) for n, loss in state.losses.items()}
     return LossSum(sums, total.samples + samples, total.skipped), None
+
+
+def at_hand(value: torch.Tensor) -> bool:
+    """Whether reading the value waits for no device and no other rank."""
+    return value.device.type == "cpu" and type(value) is torch.Tensor
+
+
+def _added(total: Any, value: torch.Tensor, weight: int) -> Any:
+    """`total + weight * value` in double precision, where the value is: a tensor, or a number."""
+    if at_hand(value):
+        return total + weight * value.item()
+    if isinstance(total, torch.Tensor):
+        return torch.add(total, value, alpha=weight)
+    return value.double() * weight + total
 
 
 def _log_loss(state: TrainState, total: LossSum) -> tuple[LossSum, Log | None]:
