@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from heapq import heapify, heappop, heappush
+from heapq import heapify, heappop, heappush, nsmallest
 from typing import Any
 
 from noether.callback import Pipeline
@@ -86,6 +86,13 @@ def due(agenda: Agenda, now: Progress, fresh: Iterable[str] = ()) -> list[int]:
     positions += [*late, *woken(agenda, fresh)]
     heapify(positions)
     return positions
+
+
+def nearest(agenda: Agenda, most: int = 4) -> list[tuple[int, str]]:
+    """The next updates at which callbacks fire whose schedules look at counts alone, and whose."""
+    asked = ((update, agenda.pipeline[position]) for update, position in agenda.coming)
+    told = ((at, c.name) for at, c in asked if c.schedule is not None and c.schedule.predicted)
+    return nsmallest(most, told)
 
 
 def _ripened(heap: list[tuple[Any, int]], bound: Any) -> list[int]:

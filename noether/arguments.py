@@ -6,6 +6,7 @@ from typing import Any
 
 from noether import averages, passes
 from noether.callback import Callback, Pipeline
+from noether.console import FORMS
 from noether.errors import ConfigurationError, suggestion
 from noether.feed import kind
 from noether.progress import UNITS, Progress
@@ -22,6 +23,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "precision": ("fp32", "bf16"),
     "lr_interval": ("update", "epoch"),
     "parallel": ("ddp", "fsdp"),
+    "console": FORMS,
 }
 
 
@@ -276,7 +278,8 @@ def described_run(options: Mapping[str, Any], pipeline: Pipeline) -> dict[str, A
     if options["config"] is not None:
         return dict(options["config"])
     plain: dict[str, Any] = {k: v for k, v in options.items() if isinstance(v, PLAIN)}
-    plain.pop("resume", None)
+    for name in ("resume", "console"):
+        plain.pop(name, None)
     plain |= {"run_dir": str(options["run_dir"]), "until": dict(options["until"])}
     plain |= request.described(options["init_from"])
     if options["checkpoint_dir"] is not None:

@@ -94,6 +94,9 @@ def parser() -> argparse.ArgumentParser:
         help="go on with the newest run that isn't done, or with the run or checkpoint at PATH; "
         "must refuses to start afresh",
     )
+    said = training.add_mutually_exclusive_group()
+    for flag, form, what in SPOKEN:
+        said.add_argument(flag, dest="console", action="store_const", const=form, help=what)
     evaluating = commands.add_parser("evaluate", help=EVALUATES, description=EVALUATES)
     evaluating.add_argument("run", metavar="RUN", help="a run directory, or a series of them")
     evaluating.add_argument(
@@ -167,6 +170,11 @@ def common(
     return made
 
 
+SPOKEN = (
+    ("--quiet", "quiet", "say nothing but warnings and errors"),
+    ("--plain", "plain", "print lines alone, on a terminal too"),
+    ("--json-logs", "json", "print one JSON value a line, metrics among them"),
+)
 EXPORTS = "write the weights of a checkpoint into a safetensors file"
 INSPECTS = "say what a run directory holds, and which checkpoint a resume takes; change nothing"
 EVALUATES = "make every data pass of a run once, with the weights of a checkpoint"
@@ -194,8 +202,8 @@ def loaded(options: argparse.Namespace) -> Any:
 
 def train(options: argparse.Namespace) -> None:
     """Train to the end."""
-    more = {} if options.resume is None else {"resume": options.resume}
-    loaded(options).train(**more)
+    given = {"resume": options.resume, "console": options.console}
+    loaded(options).train(**{name: value for name, value in given.items() if value is not None})
 
 
 def evaluate(options: argparse.Namespace) -> None:

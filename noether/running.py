@@ -22,6 +22,7 @@ from noether.session import (
     at,
     closed,
     combine,
+    coming,
     over,
     raise_fatal,
     served,
@@ -228,7 +229,7 @@ def _performed(session: Session, state: TrainState, outcome: folding.Outcome) ->
     settle(world, wait=state.event == "end")
     if world.machine.ranks.size == 1:
         give_up(world)  # several ranks do so together, a tick later
-    world.console.tick(outcome.state.now, outcome.state.total, outcome.state.metrics)
+    world.console.tick(outcome.state, partial(coming, session))
     saved = committed != (world.store and world.store.committed)
     if saved or time.monotonic() - session.told > HEARTBEAT:
         _heartbeat(session)

@@ -10,7 +10,7 @@ from typing import Any
 from noether import fold as folding
 from noether import passes
 from noether import store as storage
-from noether.agenda import Agenda
+from noether.agenda import Agenda, nearest
 from noether.averages import weights
 from noether.callback import DataPass, Pipeline
 from noether.distributed import combined
@@ -164,6 +164,11 @@ def _shown(session: Session, names: str, data: DataPass, found: Iterable[Batch])
     for done, batch in enumerate(found, 1):
         session.world.console.passing(names, done, total)
         yield batch
+
+
+def coming(session: Session) -> list[tuple[int, str]]:
+    """The next updates in which callbacks are due whose schedules look at counts alone."""
+    return [] if session.agenda is None else nearest(session.agenda)
 
 
 def raise_fatal(session: Session, state: TrainState, fatal: list[Failure]) -> None:

@@ -96,6 +96,7 @@ def train(
     device: str | None = None,
     parallel: str = "ddp",
     sync_batchnorm: bool = False,
+    console: str = "auto",
     config: Mapping[str, Any] | None = None,
     clock: Clock = time.monotonic,
 ) -> TrainState:
@@ -133,6 +134,8 @@ def train(
         a hook is an error that names it, any error of a hook ends the run, and small models train
         several times slower: for tests and first runs.
     defaults: False for no default callbacks, {"progress": False} for all but one.
+    console: "auto" draws on a terminal, under its lines, what goes on; "plain" prints lines alone,
+        "json" one JSON value a line, "quiet" warnings alone.
     config: what `config.yaml` in the run directory shall say.
 
     Returns the closing snapshot. Raises ConfigurationError before anything is trained or written,
@@ -166,7 +169,10 @@ def _trained(
         goes_on = from_first(ranks, lambda: storage.goes_on(series, resume))
     session = _prepared(options, pipeline, signals, ranks, goes_on=goes_on)
     if series is None:
-        return lived(session)
+        try:
+            return lived(session)
+        finally:
+            session.world.console.recap()
     described = described_run(options, session.fold.pipeline)
     given = options["checkpoint_dir"]
     place = None if given is None else chosen_place(given)
@@ -225,7 +231,8 @@ def _prepared(
     served, total, pipeline = laid_out(options, pipeline, ranks)
     pipeline = tuple(map(watched, pipeline)) if options["strict"] else pipeline
     fold = folding.compiled(pipeline)
-    console = Console(rank=ranks.rank, live=wanted(options["defaults"], LIVE))
+    live = wanted(options["defaults"], LIVE)
+    console = Console(rank=ranks.rank, live=live, form=options["console"])
     first = options["init_from"]
     initialise(options["model"], first, pipeline, console, ranks, goes_on=goes_on)
     seed_all(options["seed"])
@@ -266,7 +273,8 @@ def _already_done(run: Path, options: Mapping[str, Any]) -> TrainState:
         for tag in carry.loads:
             load_tagged(checkpoints_of(run), tag, made)
     now = course.progress
-    Console().say(f"{run} is done already, at update {now.update}; nothing is trained")
+    console = Console(form=options["console"])
+    console.say(f"{run} is done already, at update {now.update}; nothing is trained")
     state = TrainState("end", now, now, model=made.view, reason="the run was done already")
     return replace(state, metrics=carry.metrics, memories=carry.memories)
 
@@ -316,6 +324,7 @@ def _farewell(session: Session, store: storage.Store, state: str, reason: str) -
     _say_best(store, console)
     for name, times in session.world.warned.items():
         console.say(f"callback {name!r} failed {times} times; the run went on")
+    console.recap()
     console.say(f"{state}: {reason}\nrun directory {store.run}")
 
 

@@ -885,5 +885,5 @@ def test_progress_is_shown_on_a_terminal_only(run: Path) -> None:
     os.close(ours)
     assert done.returncode == 0
     assert b"verifying step-8: " in seen
-    assert seen.endswith(b"\r\x1b[2KEND")
+    assert seen.endswith(b"\x1b[2KEND")
     assert "\x1b" not in done.stdout
