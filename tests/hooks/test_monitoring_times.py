@@ -127,7 +127,7 @@ def view(parameters: Mapping[str, torch.Tensor] | None = None) -> ModelView:
     def nothing(*args: Any) -> Any:
         raise AssertionError
 
-    return ModelView(parameters or {}, {}, nothing, nothing, nothing, nothing)
+    return ModelView(parameters or {}, {}, *[nothing] * 5)
 
 
 @pytest.mark.parametrize("late", [0, 1])
