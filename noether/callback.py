@@ -87,6 +87,8 @@ class DataPass:
     """Make the pass over so many batches at most, over all ranks together."""
     offload: bool = False
     """Keep what is concatenated on the CPU."""
+    alone: bool = False
+    """Make it before others that read the same, which see what comes of it."""
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "limit"):
@@ -96,9 +98,9 @@ class DataPass:
                 raise ValueError(f"{found}; expected a positive integer, or None")
 
     @property
-    def source(self) -> tuple[str, int | None, int | None]:
+    def source(self) -> tuple[str, int | None, int | None, bool]:
         """What it reads; passes of one tick that read the same are served together."""
-        return self.dataset, self.batch_size, self.limit
+        return self.dataset, self.batch_size, self.limit, self.alone
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

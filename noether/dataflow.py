@@ -119,14 +119,22 @@ def _early_terms(pipeline: Pipeline) -> Iterator[tuple[int, str]]:
 def edges(pipeline: Pipeline) -> list[frozenset[int]]:
     """For each callback the positions of those it must run after."""
     return [
-        frozenset(
-            writer
-            for metric in needed(callback) | frozenset(callback.reads_optional)
-            for writer in writers(metric, pipeline)
-            if writer != position
-        )
+        frozenset({*_read(callback, pipeline), *_completing(callback, pipeline)} - {position})
         for position, callback in enumerate(pipeline)
     ]
+
+
+def _read(callback: Callback, pipeline: Pipeline) -> Iterator[int]:
+    for metric in needed(callback) | frozenset(callback.reads_optional):
+        yield from writers(metric, pipeline)
+
+
+def _completing(callback: Callback, pipeline: Pipeline) -> Iterator[int]:
+    """Positions of those whose own pass completes the average that the callback's is made with."""
+    for position, each in enumerate(pipeline):
+        taken = callback.data is not None and callback.data.weights in (each.name, *each.averages)
+        if taken and each.averages and each.data is not None:
+            yield position
 
 
 def _sorted(pipeline: Pipeline) -> list[int]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from noether.batchnorm import batch_statistics
 from noether.distributed import ALONE, Ranks, agreed, local_device
 from noether.errors import ConfigurationError, suggestion
 from noether.state import ModelView
@@ -179,6 +180,9 @@ def _view(machine: Machine) -> ModelView:
     def recording(inputs: Any, patterns: Sequence[str]) -> Mapping[str, Any]:
         return recorded(machine.module, patterns, lambda: call(inputs))
 
+    def statistics(batch: Any) -> Mapping[str, Tensor]:
+        return batch_statistics(machine.module, lambda: losses(batch))
+
     return ModelView(
         MappingProxyType(dict(machine.module.named_parameters())),
         MappingProxyType(dict(machine.module.named_buffers())),
@@ -186,6 +190,7 @@ def _view(machine: Machine) -> ModelView:
         losses,
         norm,
         recording,
+        statistics,
     )
 
 

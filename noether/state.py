@@ -24,6 +24,7 @@ class ModelView:
     losses: Callable[[Any], "tuple[Mapping[str, Tensor], Any]"] = field(repr=False)
     norm: Callable[[], "Tensor | None"] = field(repr=False)
     recording: Callable[[Any, Sequence[str]], Mapping[str, Any]] = field(repr=False)
+    statistics: "Callable[[Any], Mapping[str, Tensor]]" = field(repr=False)
 
     @property
     def gradients(self) -> Mapping[str, "Tensor"]:
@@ -56,6 +57,13 @@ class ModelView:
         Of a submodule that is called more than once, the last call's.
         """
         return self.recording(_inputs(batch), modules)
+
+    def batch_statistics(self, batch: Any) -> "Mapping[str, Tensor]":
+        """What a batch alone makes of batch norms' running statistics, by the buffers' names.
+
+        The run's loss of it is computed for that, in training mode; no buffer is changed.
+        """
+        return self.statistics(batch)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the model itself, in the run's precision."""

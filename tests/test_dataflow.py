@@ -109,6 +109,19 @@ def test_undeclared_reads_keep_the_declared_order() -> None:
     assert order(free) == free
 
 
+def passing(name: str, weights: str = "live", **fields: Any) -> Callback:
+    return node(name, data=DataPass("val", lambda model, batch: {}, weights=weights), **fields)
+
+
+@pytest.mark.parametrize("weights", ["mean", "keeper"])
+def test_a_pass_with_an_average_comes_after_the_one_that_completes_it(weights: str) -> None:
+    kept: Any = {"averages": {"mean": dict}}
+    taker, other = passing("taker", weights), passing("other")
+    keeper, complete = passing("keeper", "mean", **kept), node("keeper", **kept)
+    assert order((taker, other, keeper)) == (other, keeper, taker)
+    assert order((taker, other, complete)) == (taker, other, complete)
+
+
 # ---------------------------------------------------------------- mistakes
 
 

@@ -29,7 +29,7 @@ FACADE = "noether"
 
 FLOORS = {
     1: "progress state effects callback dataflow errors lines plain schedules",
-    2: "actions agenda arguments averages checkpoint console contents defaults digests "
+    2: "actions agenda arguments averages batchnorm checkpoint console contents defaults digests "
     "distributed elsewhere evaluation feed fold forecast hooks journal live loop machine metrics "
     "outputs parallel passes perform purity randomness reductions remote resuming rundir running "
     "saving session signals space storage store training turn weights world",

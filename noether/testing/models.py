@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from noether.averages import having
+from noether.batchnorm import batch_statistics
 from noether.machine import named_losses, recorded
 from noether.randomness import apart
 from noether.state import ModelView
@@ -58,7 +60,11 @@ def view(
     def recording(inputs: Any, patterns: Sequence[str]) -> Mapping[str, Any]:
         return recorded(module, patterns, lambda: call(inputs))
 
-    return ModelView(parameters, buffers, call, losses, norm, recording)
+    def statistics(batch: Any) -> Mapping[str, Tensor]:
+        own = {**parameters, **buffers}
+        return having(module, own, lambda: batch_statistics(module, lambda: loss(module, batch)))
+
+    return ModelView(parameters, buffers, call, losses, norm, recording, statistics)
 
 
 def _moved(

@@ -154,6 +154,7 @@ def test_a_run_of_unknown_length_is_refused_at_the_start() -> None:
         {"lr": math.nan},
         {"anneal": "exp"},
         {"buffers": "mix"},
+        {"update_bn": True},
     ],
 )
 def test_a_mean_refuses_what_it_cannot_follow(options: dict[str, Any]) -> None:

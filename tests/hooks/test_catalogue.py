@@ -20,7 +20,7 @@ ALLOWED = ("tests.sample_project",)
 BOTH = [(name, how) for name in hooks.__all__ for how in ("required", "full")]
 
 
-EITHER = ("divergence_stop", "stop_at", "threshold_stop")
+EITHER = ("divergence_stop", "images", "stop_at", "threshold_stop")
 
 
 def entry(name: str, how: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 import noether
-from noether import Callback, Log, Progress, Say, TrainState, every, hooks
+from noether import Callback, Log, Progress, TrainState, at, every, hooks, once_at_end
 from noether.journal import read
 from noether.state import ModelView
 from tests.group import Group
@@ -127,7 +127,7 @@ def view(parameters: Mapping[str, torch.Tensor] | None = None) -> ModelView:
     def nothing(*args: Any) -> Any:
         raise AssertionError
 
-    return ModelView(parameters or {}, {}, nothing, nothing, nothing, nothing)
+    return ModelView(parameters or {}, {}, *[nothing] * 5)
 
 
 @pytest.mark.parametrize("late", [0, 1])
@@ -212,17 +212,47 @@ def test_the_slowest_and_the_fastest_rank_are_told_before_they_wait_for_each_oth
 
 
 @pytest.mark.parametrize(("slowest", "said"), [(1.1, False), (3.0, True)])
-def test_a_rank_that_is_slow_by_the_factor_is_told_of(slowest: float, *, said: bool) -> None:
-    ranks = hooks.slow_rank(factor=1.2)
+def test_the_update_after_tells_the_spread_and_of_a_slow_rank(
+    slowest: float, *, said: bool
+) -> None:
+    ranks: Any = hooks.slow_rank(factor=1.2)
     metrics = {"time/slowest_rank": slowest, "time/fastest_rank": 1.0}
-    memory = played(ranks, [moment(timings={"forward": 1.0})])
-    _, effects = fired(ranks, moment(metrics=metrics), memory)
-    assert any(isinstance(effect, Say) and "3.0 times" in effect.text for effect in effects) == said
+    later = moment(metrics=metrics, timings={"forward": 1.0})
+    memory, effects = ranks.after_update(later, ranks.init(later))
+    log, *rest = effects
+    assert log.metrics == {"time/rank_spread": slowest}
+    told = ["the slowest rank needs 3.0 times as long as the fastest"]
+    assert [effect.text for effect in rest] == told * said
+    assert list(ranks.after_update(later, memory)[1]) == []
+    assert list(ranks.after_training(later, memory)[1]) == []
+
+
+def test_the_spread_follows_each_firing_by_an_update_and_the_last_at_the_end(
+    tmp_path: Path,
+) -> None:
+    ranks = hooks.slow_rank(schedule=every(updates=3))
+    train([ranks], run_dir=tmp_path, until={"updates": 6}, strict=True)
+    rows = [(tick, update, set(metrics)) for tick, update, metrics in logged(tmp_path)]
+    sides, spread = {"time/slowest_rank", "time/fastest_rank"}, {"time/rank_spread"}
+    assert rows == [
+        ("update", 3, sides),
+        ("update", 4, spread),
+        ("update", 6, sides),
+        ("end", 6, spread),
+    ]
+
+
+def test_no_spread_is_told_where_no_time_passed() -> None:
+    ranks: Any = hooks.slow_rank()
+    metrics = {"time/slowest_rank": 0.0, "time/fastest_rank": 0.0}
+    later = moment(metrics=metrics)
+    assert list(ranks.after_update(later, ranks.init(later))[1]) == []
 
 
 def test_one_rank_alone_is_never_slow(capsys: pytest.CaptureFixture[str]) -> None:
     final = train([hooks.slow_rank(schedule=every(updates=1))])
     assert final.metrics["time/slowest_rank"] == final.metrics["time/fastest_rank"] > 0
+    assert final.metrics["time/rank_spread"] == 1.0
     assert "slowest" not in capsys.readouterr().out
 
 
@@ -403,7 +433,7 @@ def spent() -> dict[str, float]:
         defaults=False,
         callbacks=[
             every(updates=3)(hooks.train_time()),
-            hooks.slow_rank(schedule=every(updates=3)),
+            hooks.slow_rank(schedule=at(updates=4) | once_at_end),
             hooks.throughput(window=2, warmup=0),
         ],
     )
@@ -419,6 +449,9 @@ def test_times_are_those_of_all_ranks_and_equal_on_each(tmp_path: Path) -> None:
         group.close()
     assert one == other
     assert one["time/slowest_rank"] > one["time/fastest_rank"] > 0
+    # Those of the closing tick, not of update 4.
+    sides = one["time/slowest_rank"], one["time/fastest_rank"]
+    assert one["time/rank_spread"] == sides[0] / sides[1]
     for part in ("data_wait", "forward", "backward", "update"):
         assert one[f"train_time/{part}/max/U3"] >= one[f"train_time/{part}/mean/U3"]
     each = one["throughput/samples_per_second_per_device"]

@@ -1,6 +1,7 @@
 import csv
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,16 @@ from PIL import Image
 from torch import Tensor
 
 import noether
-from noether import Callback, ConfigurationError, TrainState, every, hooks
+from noether import (
+    Callback,
+    ConfigurationError,
+    TrainState,
+    each_session,
+    every,
+    hooks,
+    once_at_end,
+)
+from noether.config.entries import read_entry
 from tests.strategies import net, samples, sgd, squared_error
 
 
@@ -227,9 +237,87 @@ def test_fewer_samples_than_asked_for_are_drawn_and_none_of_an_empty_set(tmp_pat
     assert counts == [3]
 
 
-def test_bad_options_of_images_are_refused() -> None:
-    with pytest.raises(ValueError, match="count"):
-        hooks.images(dataset="val", plot=print, count=0)
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"dataset": "val", "plot": print, "count": 0}, "count is 0"),
+        ({"plot": print}, "found nothing; expected one of dataset, source"),
+        ({"dataset": "val", "source": "x"}, "'source': 'x'}; expected one of dataset, source"),
+        ({"dataset": "val"}, "dataset 'val' has no plot"),
+        ({"source": "x", "weights": "ema"}, "weights 'ema' are for a dataset"),
+    ],
+)
+def test_bad_options_of_images_are_refused(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=f"images: .*{told}"):
+        hooks.images(**options)
+
+
+SHAPES = {"coloured": (3, 2, 1), "grey": (1, 2, 3), "flat": (2, 3)}
+
+
+def drawing(seen: list[dict[str, Tensor]]) -> Any:
+    """A loss that gives pictures of each shape beside it, and notes them."""
+
+    def loss(model: Any, batch: Any) -> Any:
+        error = named_loss(model, batch)
+        drawn = {name: torch.rand(4, *shape) * error for name, shape in SHAPES.items()}
+        seen.append({name: image.detach().clone() for name, image in drawn.items()})
+        return error, {**drawn, "size": error, "row": torch.ones(4, 5)}
+
+    return loss
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_source_is_drawn_as_the_first_samples_side_by_side(tmp_path: Path, shape: str) -> None:
+    seen: list[dict[str, Tensor]] = []
+    schedule = each_session | every(updates=1) | once_at_end
+    made = schedule(hooks.images(source=shape, count=2))
+    options: Any = {"loss": drawing(seen), "accumulate": 2, "batch_size": 8, "strict": True}
+    train(made, run_dir=tmp_path, until={"updates": 2}, **options)
+    assert sorted(written(tmp_path)) == [f"images.{shape}_E{n}_U{n}_S{8 * n}.png" for n in (1, 2)]
+    first, second, *_ = seen[-1][shape].clamp(0, 1)  # of the last micro-batch
+    expected = (torch.cat([first, second], dim=-1) * 255).round().to(torch.uint8)
+    with Image.open(written(tmp_path)[f"images.{shape}_E2_U2_S16.png"]) as image:
+        found = torch.tensor(list(image.tobytes())).reshape(*reversed(image.size), -1)
+    expected = expected if expected.ndim == 3 else expected[None]
+    assert torch.equal(found, expected.permute(1, 2, 0))
+
+
+def test_a_source_is_drawn_by_the_plot_that_is_given(tmp_path: Path) -> None:
+    seen: list[dict[str, Tensor]] = []
+    got: list[Tensor] = []
+
+    def plot(samples: Tensor) -> Tensor | None:
+        got.append(samples)
+        return samples[0] if len(got) > 1 else None
+
+    made = every(updates=1)(hooks.images(source="grey", plot=plot, count=3))
+    train(made, run_dir=tmp_path, loss=drawing(seen))
+    assert len(got) == len(seen) == 2
+    assert all(torch.equal(one, each["grey"][:3]) for one, each in zip(got, seen, strict=True))
+    (path,) = written(tmp_path).values()
+    with Image.open(path) as image:
+        assert image.size == (3, 2)
+
+
+def test_a_source_needs_nothing_else_in_yaml() -> None:
+    entry = {"kind": "images", "source": "grey", "every_n_epochs": 1}
+    assert read_entry(entry, ()) == (every(epochs=1)(hooks.images(source="grey")), [])
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("gray", "no output 'gray'; there are: coloured, grey, flat, size, row"),
+        ("size", "output 'size' is tensor.*expected a tensor with a row for each sample"),
+        ("row", r"samples of shape \(5,\) are no images; expected \(channels, height, width\)"),
+    ],
+)
+def test_a_source_that_cannot_be_drawn_is_told(
+    capsys: pytest.CaptureFixture[str], source: str, told: str
+) -> None:
+    train(every(updates=1)(hooks.images(source=source)), loss=drawing([]))
+    assert re.search(told, capsys.readouterr().err)
 
 
 # ---------------------------------------------------------------- texts

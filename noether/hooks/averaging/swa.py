@@ -2,15 +2,16 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 from torch import Tensor
 
-from noether.callback import Callback, factory
+from noether.callback import Callback, DataPass, factory
 from noether.effects import Set
 from noether.hooks.averaging.weights import Averages, Buffers, begin, move
-from noether.state import TrainState
+from noether.schedules import every as each
+from noether.state import ModelView, TrainState
 
 Anneal = Literal["cos", "linear"]
 
@@ -34,6 +35,7 @@ def swa(
     anneal: Anneal = "cos",
     anneal_epochs: int = 10,
     buffers: Buffers = "copy",
+    update_bn: str | None = None,
 ) -> Callback:
     """Keep the mean of the weights at the ends of epochs, as the average `swa`.
 
@@ -43,8 +45,12 @@ def swa(
 
     lr: the learning rate towards which that of every group goes from then on, within
         `anneal_epochs`, by half a cosine ("cos") or a straight line ("linear").
-    buffers: "copy" the model's, or "average" the floating ones too. Statistics of batch norms are
-        not made anew for the mean: let them be averaged, or use other norms.
+    buffers: "copy" the model's, or "average" the floating ones too. The statistics of batch norms
+        are then those of other weights, or near to the mean's own.
+    update_bn: the evaluation set over which they are made anew after each epoch, as by torch's
+        `update_bn`: the mean over its batches, in training mode. That is the training set under
+        another name, in an order without a pattern, or a part of it, whose last batch has two
+        samples at least. To save passes before the mean begins: `after(epochs=30)(swa(...))`.
 
     Raises ValueError for numbers out of range, and at the start for a run of unknown length.
 
@@ -81,10 +87,34 @@ def swa(
         init=first,
         before_training=check,
         after_epoch=average,
+        **({} if update_bn is None else _anew(update_bn)),
         reads=(),
         writes=(),
         averages={"swa": _mean},
     )
+
+
+def _anew(dataset: str) -> dict[str, Any]:
+    """The fields of a callback that makes the statistics of batch norms anew."""
+    if not isinstance(dataset, str):
+        raise ValueError(
+            f"swa: update_bn is {dataset!r}; expected the name of an evaluation set: give the "
+            "training set among `datasets` too, and name it here"
+        )
+    data = DataPass(dataset, _statistics, reduce="mean", weights="swa", alone=True)
+    return {"data": data, "on_schedule": _replace_statistics, "schedule": each(epochs=1)}
+
+
+def _statistics(model: ModelView, batch: Any) -> dict[str, Tensor]:
+    # Of one row: however many samples it has, a batch counts once, as for torch.
+    return {name: found[None] for name, found in model.batch_statistics(batch).items()}
+
+
+def _replace_statistics(state: TrainState, kept: Mean) -> tuple[Mean, None]:
+    mean = _mean(kept)
+    found = {name: value.to(mean[name]) for name, value in state.results.items()}
+    averages = replace(kept.averages, weights={"swa": {**mean, **found}})
+    return replace(kept, averages=averages), None
 
 
 def _mean(kept: Mean) -> Mapping[str, Tensor]:

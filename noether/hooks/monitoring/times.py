@@ -1,6 +1,6 @@
 """Where the time of training goes."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from operator import add
 
@@ -147,44 +147,60 @@ def _not_waited(state: TrainState) -> Waited:
 # ---------------------------------------------------------------- ranks
 
 
+SIDES = ("time/slowest_rank", "time/fastest_rank")
+
+
 @factory
 def slow_rank(*, factor: float = 1.2, schedule: Schedule | None = None) -> Callback:
     """Log `time/slowest_rank` and `time/fastest_rank`: seconds of an update before ranks wait.
 
     That is the wait for data and the forward pass, which no other rank takes part in, as the mean
-    over the updates since the last firing; on `schedule`, by default every 100 updates. Where the
-    slowest was `factor` times slower than the fastest, the next firing says so.
+    over the updates since the last firing; on `schedule`, by default every 100 updates.
+
+    An update after each firing, or at the end, `time/rank_spread` is the one divided by the other,
+    1 where all ranks are equally fast: what they are over all ranks is known only then. A spread
+    above `factor` is said.
 
     Raises ValueError for a factor that is not above 1.
 
     >>> slow_rank().writes
-    ('time/slowest_rank', 'time/fastest_rank')
+    ('time/slowest_rank', 'time/fastest_rank', 'time/rank_spread')
     """
     if not factor > 1:
         raise ValueError(f"slow_rank: factor is {factor}; expected more than 1")
 
-    def log(state: TrainState, spent: Spent) -> tuple[Spent, list[Effect]]:
-        if not spent.count:
-            return spent, []
-        own = (spent.sums[0] + spent.sums[1]) / spent.count
-        slowest = Log({"time/slowest_rank": own}, over_ranks="max")
-        fastest = Log({"time/fastest_rank": own}, over_ranks="min")
-        return Spent(), [slowest, fastest, *_said(state)]
+    def spend(state: TrainState, spent: Spent) -> tuple[Spent, Iterable[Effect]]:
+        more, _ = _spend(state, spent)
+        return more, compare(state, spent)[1]
 
-    def _said(state: TrainState) -> Iterator[Say]:
-        slow, fast = (
-            state.metrics.get(f"time/{side}_rank", 0.0) for side in ("slowest", "fastest")
-        )
-        if slow > factor * fast > 0:
-            yield Say(f"the slowest rank needs {slow / fast:.1f} times as long as the fastest")
+    def compare(state: TrainState, spent: Spent) -> tuple[Spent, Iterable[Effect]]:
+        return spent, () if spent.count else _compared(state.metrics, factor)
 
     return Callback(
         "slow_rank",
         init=_nothing_spent,
-        after_update=_spend,
-        on_schedule=log,
+        after_update=spend,
+        on_schedule=_log_sides,
+        after_training=compare,
         schedule=every(updates=100) if schedule is None else schedule,
         reads=(),
-        writes=("time/slowest_rank", "time/fastest_rank"),
+        reads_optional=SIDES,
+        writes=(*SIDES, "time/rank_spread"),
         on_error="warn",
     )
+
+
+def _log_sides(state: TrainState, spent: Spent) -> tuple[Spent, list[Log]]:
+    if not spent.count:
+        return spent, []
+    own = (spent.sums[0] + spent.sums[1]) / spent.count
+    slowest, fastest = SIDES
+    return Spent(), [Log({slowest: own}, over_ranks="max"), Log({fastest: own}, over_ranks="min")]
+
+
+def _compared(metrics: Mapping[str, float], factor: float) -> Iterator[Effect]:
+    slow, fast = (metrics.get(side, 0.0) for side in SIDES)
+    if fast > 0:
+        yield Log({"time/rank_spread": slow / fast})
+    if slow > factor * fast > 0:
+        yield Say(f"the slowest rank needs {slow / fast:.1f} times as long as the fastest")

@@ -1,9 +1,11 @@
+import torch
+
 from noether import hooks
 from tests.hooks.cases.case import Case
 
 CASES = {
     "swa": Case(
-        hooks.swa(start=0.5, lr=0.01, anneal_epochs=2),
+        hooks.swa(start=0.5, lr=0.01, anneal_epochs=2, update_bn="val"),
         {},
         {
             "name": "mean",
@@ -13,7 +15,10 @@ CASES = {
             "anneal": "linear",
             "anneal_epochs": 5,
             "buffers": "average",
+            "update_bn": "val",
+            "every_n_epochs": 2,
         },
+        {"norm.running_mean": torch.zeros(4).double(), "norm.running_var": torch.ones(4).double()},
         raises=(ValueError,),
     ),
     "ema": Case(

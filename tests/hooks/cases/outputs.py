@@ -14,7 +14,7 @@ CASES = {
     "images": Case(
         every(epochs=1)(hooks.images(dataset="val", plot=drawn_outputs)),
         {**SET, **PLOT, **EACH},
-        {"name": "pictures", **SET, **PLOT, "count": 3, "weights": "ema", **EACH},
+        {"name": "pictures", **SET, "source": "x", **PLOT, "count": 3, "weights": "ema", **EACH},
         {"image": [torch.ones(1, 2, 3)]},
     ),
     "predictions": Case(
