@@ -30,11 +30,14 @@ deep: install
 test-deep: install
 	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest -n 2 --dist worksteal -m deep tests/faults
 
-bench: install
-	$(BIN)/python benchmarks/loops.py
-	$(BIN)/python benchmarks/dispatch.py
-	$(BIN)/python benchmarks/passes.py
-	$(BIN)/python benchmarks/saving.py
+# Writes docs/benchmarks.*; OPTIONS="S1 S7 --rounds 9" for two of the scenarios, say.
+bench: .venv/compared
+	$(BIN)/python benchmarks/suite.py $(OPTIONS)
+
+# The other libraries that noether is measured beside.
+.venv/compared: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	touch $@
 
 # Kills a training N times and compares its end; OPTIONS="--ranks 2 --mode group", say.
 torture: install

@@ -1,22 +1,24 @@
-"""The wait at the start of an evaluation each epoch: one pool, beside loaders of their own.
+"""The wait at the start of an evaluation each epoch: one pool, beside loaders by hand.
 
-Run `make bench`. Each way trains the same epochs with two workers, in turn, in one run; the wait
-is from the end of the epoch's last update to the first batch of the evaluation.
+Each way trains the same epochs with two workers; the wait is from the end of the epoch's last
+update to the first batch of the evaluation.
 """
 
+import gc
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
+from measured import Reading, Row, alternated, compared, cpu_of_ended
 from torch.utils.data import DataLoader
 
 import noether
 from noether import Callback, DataPass, TrainState, every
 
-EPOCHS, REPEATS, WORKERS, BATCH = 6, 3, 2, 16
-Way = Callable[[], tuple[list[float], float]]
+WORKERS, BATCH = 2, 16
+BASE = "by hand, workers that stay"
 
 
 class Images:
@@ -34,6 +36,7 @@ class Images:
 
 
 TRAIN, VAL = Images(256), Images(64)
+PER_EPOCH = len(TRAIN) // BATCH
 
 
 def model() -> torch.nn.Module:
@@ -48,10 +51,23 @@ def sgd(parameters: Any) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, lr=0.01)
 
 
-def pooled() -> tuple[list[float], float]:
-    """noether: the evaluation's batches are loaded by training's workers, ahead of time."""
-    waits: list[float] = []
+def reading(train: Callable[[int], list[float]], epochs: int) -> Reading:
+    """What a training of so many epochs took, the end of its workers too."""
+    wall, cpu = time.perf_counter(), time.process_time() + cpu_of_ended()
+    waits = train(epochs)
+    gc.collect()  # workers of loaders end with them
+    wall, cpu = time.perf_counter() - wall, time.process_time() + cpu_of_ended() - cpu
+    return {
+        "wait, ms": 1e3 * statistics.median(waits),
+        "wall, ms per epoch": 1e3 * wall / epochs,
+        "CPU, ms per epoch": 1e3 * cpu / epochs,
+    }
+
+
+def pooled(epochs: int) -> list[float]:
+    """The waits of noether: evaluation's batches are loaded ahead by training's workers."""
     ended: list[float] = []
+    waits: list[float] = []
 
     def note(state: TrainState) -> None:
         ended[:] = [time.perf_counter()]
@@ -61,84 +77,76 @@ def pooled() -> tuple[list[float], float]:
             waits.append(time.perf_counter() - ended.pop())
         return {"right": model.predict(batch).argmax(-1) == batch[1]}
 
-    noting = Callback("noting", after_update=note)
-    passing = Callback(
-        "passing",
-        on_schedule=lambda state: None,
-        data=DataPass("val", process, "mean"),
-        schedule=every(epochs=1),
-    )
-    begun = time.perf_counter()
+    passing = DataPass("val", process, "mean")
     noether.train(
         model(),
         TRAIN,
         loss=loss,
         optimizer=sgd,
-        until={"epochs": EPOCHS},
+        until={"epochs": epochs},
         batch_size=BATCH,
-        callbacks=[noting, passing],
+        callbacks=[
+            Callback("noting", after_update=note),
+            every(epochs=1)(Callback("passing", on_schedule=nothing, data=passing)),
+        ],
         datasets={"val": VAL},
         workers=WORKERS,
         defaults=False,
     )
-    return waits, time.perf_counter() - begun
+    return waits
 
 
-def with_loaders(evaluation: Callable[[], Iterable[Any]]) -> tuple[list[float], float]:
-    """A loop by hand, with a loader of persistent workers for training."""
-    waits = []
-    begun = time.perf_counter()
-    options: dict[str, Any] = {"batch_size": BATCH, "num_workers": WORKERS}
-    training = DataLoader(TRAIN, shuffle=True, persistent_workers=True, **options)
-    net = model()
+def nothing(state: TrainState) -> None:
+    """What is done with the results of a pass."""
+
+
+def served(data: Images, *, stay: bool, shuffle: bool = False) -> Any:
+    """A loader by hand."""
+    return DataLoader(data, BATCH, shuffle, num_workers=WORKERS, persistent_workers=stay)
+
+
+def by_hand(epochs: int, evaluation: Callable[[], Iterable[Any]]) -> list[float]:
+    """The waits of a loop by hand, with a loader of workers that stay for training."""
+    training, net, waits = served(TRAIN, stay=True, shuffle=True), model(), []
     optimizer = sgd(net.parameters())
-    for _ in range(EPOCHS):
+    for _ in range(epochs):
         for batch in training:
             optimizer.zero_grad()
             loss(net, batch).backward()
             optimizer.step()
-        ended, first = time.perf_counter(), True
-        with torch.no_grad():
-            for inputs, labels in evaluation():
-                if first:
-                    waits.append(time.perf_counter() - ended)
-                first = False
-                (net(inputs).argmax(-1) == labels).float().mean()
-    return waits, time.perf_counter() - begun
+        ended = time.perf_counter()
+        first, *_ = evaluated(net, evaluation())
+        waits.append(first - ended)
+    return waits
 
 
-def persistent() -> tuple[list[float], float]:
-    """By hand: a second loader, whose workers stay."""
-    loader = DataLoader(VAL, batch_size=BATCH, num_workers=WORKERS, persistent_workers=True)
-    return with_loaders(lambda: loader)
+@torch.no_grad()
+def evaluated(net: torch.nn.Module, batches: Iterable[Any]) -> Iterator[float]:
+    """Evaluate a network; when each batch came."""
+    for inputs, labels in batches:
+        yield time.perf_counter()
+        (net(inputs).argmax(-1) == labels).float().mean()
 
 
-def made_anew() -> tuple[list[float], float]:
-    """By hand: a loader made for each evaluation."""
-    return with_loaders(lambda: DataLoader(VAL, batch_size=BATCH, num_workers=WORKERS))
+def staying(epochs: int) -> list[float]:
+    """A second loader, whose workers stay."""
+    loader = served(VAL, stay=True)
+    return by_hand(epochs, lambda: loader)
 
 
-WAYS: dict[str, Way] = {"one pool": pooled, "persistent": persistent, "made anew": made_anew}
+def made_anew(epochs: int) -> list[float]:
+    """A loader made for each evaluation."""
+    return by_hand(epochs, lambda: served(VAL, stay=False))
 
 
-def main() -> None:
-    """Print waits and times, and what they are beside the pool's."""
-    waits: dict[str, list[float]] = {name: [] for name in WAYS}
-    times: dict[str, list[float]] = {name: [] for name in WAYS}
-    for _ in range(REPEATS):
-        for name, way in WAYS.items():
-            seen, took = way()
-            waits[name] += seen
-            times[name].append(took)
-    base, whole = statistics.median(waits["one pool"]), statistics.median(times["one pool"])
-    print(f"wait at the start of a pass, {WORKERS} workers, {EPOCHS} epochs, {REPEATS} times each")
-    for name in WAYS:
-        wait, took = statistics.median(waits[name]), statistics.median(times[name])
-        print(
-            f"{name:10}  median {wait * 1e3:6.2f} ms ({wait / base:5.1f})  "
-            f"longest {max(waits[name]) * 1e3:6.1f} ms  run {took:.2f} s ({took / whole:.2f})"
-        )
+WAYS: dict[str, Callable[[int], list[float]]] = {
+    BASE: staying,
+    "by hand, a loader for each pass": made_anew,
+    "noether": pooled,
+}
 
 
-if __name__ == "__main__":
-    main()
+def measure(rounds: int, updates: int) -> list[Row]:
+    epochs = max(updates // PER_EPOCH, 1)
+    ways = {name: lambda way=way: reading(way, epochs) for name, way in WAYS.items()}
+    return compared(alternated(ways, rounds), BASE)

@@ -4,30 +4,34 @@ Beside `torch.save` of the same content, alone and followed by a flush to the di
 `torch.distributed.checkpoint.async_save`. All alternate in one process, within a real run.
 """
 
-import argparse
 import os
-import resource
-import statistics
+import shutil
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from measured import Reading, Row, compared, quiet
 
 import noether
 from noether import Callback, TrainState, chain, every, hooks, perform
 
+BASE = "torch.save"
 EVERY = 4
 """Updates between two saves."""
+ORDER = (BASE, "torch.save, flushed", "dcp.async_save", "noether").index
+WARM = 2
+"""Saves that do not count: until they are over, the disk's cache still takes new memory."""
 REST = 0.6
 """Seconds after which whatever is written in the background is written."""
 
-Times = dict[str, list[float]]
+Times = dict[str, list[Reading]]
 
 
 def model() -> torch.nn.Module:
@@ -36,12 +40,13 @@ def model() -> torch.nn.Module:
     return torch.nn.Sequential(*(torch.nn.Linear(1024, 1024) for _ in range(12)))
 
 
-def measured(times: Times, name: str, function: Callable[..., Any], *args: Any, **more: Any) -> Any:
+def timed(times: Times, name: str, function: Callable[..., Any], *args: Any, **more: Any) -> Any:
     """What the function gives, its time noted under the name."""
     time.sleep(REST)
-    begun = time.perf_counter()
+    cpu, wall = time.process_time(), time.perf_counter()
     found = function(*args, **more)
-    times[name].append(time.perf_counter() - begun)
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    times[name].append({"wall, ms": 1e3 * wall, "CPU, ms": 1e3 * cpu})
     return found
 
 
@@ -53,84 +58,89 @@ def flushed(content: Any, path: Path) -> None:
         os.fsync(file.fileno())
 
 
+def in_background(times: Times, content: Any, path: Path) -> None:
+    """torch's own way; only the call counts, not the writing that goes on after it."""
+    timed(times, "dcp.async_save", dcp.async_save, content, checkpoint_id=path).result()
+
+
 def others(times: Times, folder: Path, module: torch.nn.Module, optimizer: list[Any]) -> Callback:
     """A hook that saves as others do, between our saves."""
+    ways = [
+        lambda *given: timed(times, BASE, torch.save, *given),
+        lambda *given: timed(times, "torch.save, flushed", flushed, *given),
+        lambda *given: in_background(times, *given),
+    ]
+    last: dict[int, Path] = {}
 
     def save(state: TrainState) -> None:
         content = {"weights": module.state_dict(), "optimizer": optimizer[0].state_dict()}
-        for name, way in (("torch.save", torch.save), ("flushed torch.save", flushed)):
-            measured(times, name, way, content, folder / f"{name} {state.now.update}.pt")
+        turn = state.now.update // EVERY
+        for number in sorted(range(len(ways)), key=lambda number: (number + turn) % len(ways)):
+            path = folder / f"{number} {turn}.pt"
+            ways[number](content, path)
             # A run keeps its last checkpoint until the next is safe: so does each way here.
-            (folder / f"{name} {state.now.update - EVERY}.pt").unlink(missing_ok=True)
-        given = {"checkpoint_id": folder / f"dcp-{len(times['dcp.async_save'])}"}
-        writing = measured(times, "dcp.async_save", dcp.async_save, content, **given)
-        writing.result()
+            remove(last.get(number))
+            last[number] = path
 
     return Callback("others", on_schedule=save, schedule=every(updates=EVERY, start=EVERY - 2))
 
 
-def run(times: Times, folder: Path, rounds: int, name: str, *, async_save: bool) -> None:
-    """Train, and save both ways."""
-    module, optimizer = model(), []
+def remove(path: Path | None) -> None:
+    """Remove a file or a folder, so that no way has more of the disk's cache than another."""
+    if path is not None and path.is_dir():
+        shutil.rmtree(path)
+    elif path is not None:
+        path.unlink()
+
+
+def run(folder: Path, saves: int, name: str, *, async_save: bool) -> Times:
+    """Train, and save in all ways."""
+    times: Times = defaultdict(list)
+    module, made = model(), list[Any]()
 
     def adamw(parameters: Any) -> torch.optim.Optimizer:
-        optimizer.append(torch.optim.AdamW(parameters))
-        return optimizer[0]
+        made.append(torch.optim.AdamW(parameters))
+        return made[0]
 
-    save = perform.save
-
-    def timed(world: Any, carry: Any, requests: Any, **more: Any) -> Any:
-        if not requests:
-            return save(world, carry, requests, **more)
-        return measured(times, name, save, world, carry, requests, **more)
-
-    vars(perform)["save"] = timed
-    try:
+    saving = hooks.checkpoint(schedule=every(updates=EVERY))
+    with mock.patch.object(perform, "save", measuring(times, name)), quiet():
         noether.train(
             module,
-            torch.utils.data.TensorDataset(torch.randn(8 * EVERY * rounds + 8, 1024)),
+            torch.utils.data.TensorDataset(torch.randn(8 * EVERY * saves + 8, 1024)),
             loss=lambda model, batch: model(batch[0]).square().mean(),
             optimizer=adamw,
-            until={"updates": EVERY * rounds + 1},
+            until={"updates": EVERY * saves + 1},
             batch_size=8,
-            callbacks=chain(
-                hooks.checkpoint(schedule=every(updates=EVERY)),
-                others(times, folder, module, optimizer),
-            ),
+            callbacks=chain(saving, others(times, folder, module, made)),
             run_dir=folder / "runs",
             async_save=async_save,
             defaults=False,
         )
-    finally:
-        vars(perform)["save"] = save
+    return times
 
 
-def peak() -> float:
-    """The most memory that this process has had, in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+def measuring(times: Times, name: str) -> Callable[..., Any]:
+    """noether's own save, its time noted whenever something is to be saved."""
+    save = perform.save
+
+    def measured(world: Any, carry: Any, requests: Any, **more: Any) -> Any:
+        if not requests:
+            return save(world, carry, requests, **more)
+        return timed(times, name, save, world, carry, requests, **more)
+
+    return measured
 
 
-def main() -> None:
-    """Print the medians, and their ratios to `torch.save`."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--folder", type=Path, help="where to write; a disk, not memory")
-    options = parser.parse_args()
+def measure(rounds: int, updates: int) -> list[Row]:
+    """As many saves as rounds, after those that do not count."""
     dist.init_process_group("gloo", init_method="tcp://127.0.0.1:0", rank=0, world_size=1)
-    times: Times = defaultdict(list)
-    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        for name, way in (("noether", False), ("noether, async_save", True)):
-            run(times, Path(folder), options.rounds, name, async_save=way)
-    dist.destroy_process_group()
-    medians = {name: statistics.median(found[1:]) for name, found in times.items()}
-    for name, median in medians.items():
-        low, _, high = (1e3 * q for q in statistics.quantiles(times[name][1:]))
-        plain, flushed = (median / medians[other] for other in ("torch.save", "flushed torch.save"))
-        print(
-            f"{name:22s} {1e3 * median:7.1f} ms, quartiles {low:.0f} to {high:.0f}:"
-            f" {plain:.2f} of torch.save, {flushed:.2f} of it flushed"
-        )
-
-
-if __name__ == "__main__":
-    main()
+    rows = []
+    try:
+        for group, background in (("written at once", False), ("in the background", True)):
+            with tempfile.TemporaryDirectory() as folder:
+                times = run(Path(folder), rounds + WARM, "noether", async_save=background)
+            counted = {name: times[name][WARM : WARM + rounds] for name in sorted(times, key=ORDER)}
+            rows += compared(counted, BASE, group)
+    finally:
+        dist.destroy_process_group()
+    return rows
