@@ -20,6 +20,7 @@ from noether.feed.serving import Server, Update, updates
 from noether.feed.streams import Part
 from noether.machine import Machine, backward, finish_gradients, forward, prepare
 from noether.progress import Progress, at_seconds
+from noether.randomness import drop_half_pair
 from noether.state import Event, TrainState
 
 Clock = Callable[[], float]
@@ -169,6 +170,7 @@ def _received(machine: Machine, feed: Feed, part: Part, counters: Counter[str]) 
     """A micro-batch on the device, what it holds added to the counters."""
     if part.share:
         counters.update(counted(feed, part.batch))
+    drop_half_pair()
     return to_device(part.batch, machine.device)
 
 

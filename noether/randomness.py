@@ -4,6 +4,7 @@ import random
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from hashlib import sha256
 from typing import Any
 
@@ -68,23 +69,41 @@ def apart(seed: int) -> Iterator[None]:
 
 @contextmanager
 def aside() -> Iterator[None]:
-    """Whatever is drawn on the CPU inside, the generators are as before afterwards.
+    """Whatever is drawn on the CPU inside, the generators go on afterwards as if it had not been.
 
-    In a loader's worker, where training draws nothing, they are left as they come out.
+    Only a half pair (see `drop_half_pair`) is dropped. In a loader's worker, where training draws
+    nothing, they are left as they come out.
     """
     if get_worker_info() is not None:
         yield
         return
     numpy = sys.modules.get("numpy")
-    drawn = None if numpy is None else numpy.random.get_state()
+    # Another generator in numpy's place: to copy its state takes longer than a small update.
+    own = None if numpy is None else numpy.random.get_bit_generator()
     python, torch_state = random.getstate(), torch.get_rng_state()
+    if numpy is not None:
+        numpy.random.set_bit_generator(_spare())
     try:
         yield
     finally:
         random.setstate(python)
         torch.set_rng_state(torch_state)
         if numpy is not None:
-            numpy.random.set_state(drawn)
+            numpy.random.set_bit_generator(own)
+
+
+@cache
+def _spare() -> Any:
+    return sys.modules["numpy"].random.MT19937(0)
+
+
+def drop_half_pair() -> None:
+    """Let numpy's generator forget the second of two normal numbers that it has drawn at once.
+
+    `aside` makes it forget; where batches come from elsewhere the same must follow.
+    """
+    if (numpy := sys.modules.get("numpy")) is not None:
+        numpy.random.set_bit_generator(numpy.random.get_bit_generator())
 
 
 def seed_sample(seed: int, epoch: int, index: int) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+import numpy
 import pytest
 import torch
 
@@ -94,17 +95,21 @@ def test_what_a_metric_decides_has_workers_that_stay() -> None:
 
 
 def test_training_draws_the_numbers_that_it_draws_without_workers() -> None:
-    def drawn(workers: int) -> list[tuple[float, float]]:
-        seen: list[tuple[float, float]] = []
+    def drawn(workers: int, **options: Any) -> list[tuple[float, ...]]:
+        seen: list[tuple[float, ...]] = []
 
         def draw(state: TrainState) -> None:
-            seen.append((random.random(), float(torch.rand(()))))
+            # Of normal numbers numpy draws two at once, and keeps the second for later.
+            normal = float(numpy.random.randn()), float(numpy.random.rand())
+            seen.append((random.random(), float(torch.rand(())), *normal))
 
-        run(Callback("draw", after_update=draw), passing("a", every(updates=2)), workers=workers)
+        callbacks = Callback("draw", after_update=draw), passing("a", every(updates=2))
+        run(*callbacks, workers=workers, **options)
         return seen
 
     assert len(set(drawn(2))) == 15
-    assert drawn(2) == drawn(0)
+    assert drawn(2) == drawn(0) == drawn(2)
+    assert drawn(0, accumulate=2) == drawn(2, accumulate=2)
 
 
 def test_passes_that_read_the_same_load_it_once() -> None:
