@@ -52,6 +52,7 @@ def trees(
         "closed": carry.closed,
         "loads": carry.loads,
         "length": length,
+        "threads": torch.get_num_threads(),
         "trainable": {n: p.requires_grad for n, p in machine.module.named_parameters()},
         "random": random[0],
         "random_of_ranks": random[1:],

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from noether import randomness
 from noether import store as storage
 from noether.contents import restore
@@ -79,7 +81,18 @@ def _differences(
     given = session.world.machine.configured
     for key, old, new in storage.changed(stored["configured"], given, "optimizer"):
         yield f"changed since the checkpoint: {key}: {old!r} -> {new!r}"
+    yield from _other_threads(session, stored.get("threads"))
     yield from _comings_and_goings(session, stored["names"])
+
+
+def _other_threads(session: Session, before: int | None) -> Iterable[str]:
+    here = torch.get_num_threads()
+    if session.world.machine.device.type == "cpu" and before not in (None, here):
+        yield (
+            f"torch computes with {here} threads here, and with {before} before: results differ in "
+            f"their last bits. OMP_NUM_THREADS={before}, or torch.set_num_threads({before}), goes "
+            "on bit for bit"
+        )
 
 
 def _comings_and_goings(session: Session, before: Sequence[str]) -> Iterable[str]:
