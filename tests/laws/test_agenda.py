@@ -1,15 +1,18 @@
 """The laws of the agenda: asking only who is due is the same fold, whatever is known ahead."""
 
+from functools import reduce
+from operator import or_
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noether import Callback, chain, first, skip
+from noether import Callback, at, chain, every, first, skip
 from noether.agenda import agenda
 from noether.fold import begin, compiled, tick
 from noether.schedules import Schedule
 from noether.schedules.schedule import Pace
+from noether.schedules.units import nanoseconds
 from noether.turn import Carry
 from tests import strategies as invent
 from tests.laws.test_fold import kept, pipelines, recorded, reporter, serve, told
@@ -41,6 +44,43 @@ def test_what_awaits_metrics_sleeps_through_the_updates_that_produce_none(
             assert not fires
             assert stepped == memory
         memory = stepped
+
+
+clocked = st.one_of(
+    invent.milliseconds.map(lambda seconds: every(seconds=seconds)),
+    st.lists(invent.milliseconds, min_size=1).map(lambda points: at(seconds=points)),
+)
+counted = st.one_of(
+    st.integers(1, 20).map(lambda updates: every(updates=updates)),
+    st.integers(1, 20).map(lambda updates: at(updates=updates)),
+)
+
+
+@given(
+    parts=st.lists(st.one_of(clocked, counted), min_size=1, max_size=4),
+    walk=invent.walks(sessions=False),
+    known=st.booleans(),
+)
+def test_what_waits_for_the_clock_rests_no_longer_than_till_it_fires(
+    parts: list[Schedule],
+    walk: Walk,
+    known: bool,  # noqa: FBT001
+) -> None:
+    schedule = reduce(or_, parts)
+    total = walk.ticks[-1].total
+    pace = Pace(total, walk.samples_per_update, walk.updates_per_epoch) if known else Pace(total)
+    update, moment = schedule.rests(walk.ticks[0].now, pace) if schedule.rests else (1, None)
+    for each in walk.ticks[1:]:
+        if each.event != "update":
+            continue
+        asked = (update is not None and each.now.update >= update) or (
+            moment is not None and nanoseconds(each.now) >= moment
+        )
+        assert asked or not schedule.step(each, None)[0]
+        if asked and schedule.rests:
+            update, moment = schedule.rests(each.now, pace)
+        elif asked:
+            update = each.now.update + 1
 
 
 @given(

@@ -401,6 +401,20 @@ METRICS = (
 
 LOOKING_AHEAD = (
     Fault(
+        "a union rests till the last of its parts",
+        "algebra.resting",
+        "min(moments, default=None)",
+        "max(moments, default=None)",
+        (test_agenda.test_what_waits_for_the_clock_rests_no_longer_than_till_it_fires,),
+    ),
+    Fault(
+        "a union that waits for the clock forgets its counters",
+        "algebra.resting",
+        "min(updates, default=None), min",
+        "None, min",
+        (test_agenda.test_what_waits_for_the_clock_rests_no_longer_than_till_it_fires,),
+    ),
+    Fault(
         "the next multiple is looked for one too late",
         "counting.next_multiple",
         "first + ordinal * period",
