@@ -58,11 +58,11 @@ class Console:
     rank: int = 0
     """Of several ranks only the first one is heard, but for what it can't know."""
 
-    def say(self, text: str) -> None:
-        """Print a line above what is live."""
+    def say(self, text: str, *, routine: bool = False) -> None:
+        """Print a line above what is live; a `routine` one where that tells not as much."""
         if self.form == "json":
             self._json("say", text=text)
-        elif self.form != "quiet":
+        elif self.form != "quiet" and not (routine and self._telling()):
             self._print(text)
 
     def warn(self, text: str, *, own: bool = False) -> None:
@@ -127,10 +127,16 @@ class Console:
         if self._due(self.clock()):
             self._show(replace(self.view or View(), doing=text))
 
+    def _telling(self) -> bool:
+        """Whether who reads the lines sees the block under them."""
+        return self._drawable() and self.rich and self.out.isatty()
+
+    def _drawable(self) -> bool:
+        return self.form == "auto" and self.live and not self.rank and self.err.isatty()
+
     def _due(self, reading: float) -> bool:
         """Whether what is live is to be drawn now; then it counts as drawn."""
-        drawable = self.form == "auto" and self.live and not self.rank
-        if not drawable or reading - self.drawn < REDRAW or not self.err.isatty():
+        if reading - self.drawn < REDRAW or not self._drawable():
             return False
         self.drawn = reading
         return True

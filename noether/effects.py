@@ -21,6 +21,8 @@ class Say:
     """Print one line, on rank 0."""
 
     text: str
+    routine: bool = False
+    """Whether it says no more than what a terminal shows all the time; there it is left out."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,7 @@ def show(world: World, requests: Sequence[Request], memories: Mapping[str, Any])
 def _show(world: World, request: Request, memories: Mapping[str, Any]) -> None:
     effect = request.effect
     if isinstance(effect, Say):
-        world.console.say(effect.text)
+        world.console.say(effect.text, routine=effect.routine)
     elif isinstance(effect, Write | Export):
         _put(world, effect, memories)
     elif isinstance(effect, Do):
@@ -119,7 +119,7 @@ def _details(effect: Any) -> dict[str, Any]:
         return {"kind": kind, "metrics": sorted(effect.metrics)}
     if isinstance(effect, Write):
         return {"kind": kind, "name": effect.name}
-    names = [name for name in effect.__slots__ if name != "told"]
+    names = [name for name in effect.__slots__ if name not in ("told", "routine")]
     return {"kind": kind, **{name: getattr(effect, name) for name in names}}
 
 

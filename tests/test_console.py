@@ -102,6 +102,16 @@ def test_a_line_that_is_said_takes_the_place_of_the_block(
     assert "\x1b[?25h" in seen  # the cursor is back
 
 
+def test_routine_is_said_where_no_block_tells_it(terminal: tuple[int, io.TextIOWrapper]) -> None:
+    ours, stream = terminal
+    log = io.StringIO()
+    Console(log, stream).say("to a file", routine=True)
+    Console(stream, stream, rich=False).say("above a line", routine=True)
+    Console(stream, stream).say("above a block", routine=True)
+    assert log.getvalue() == "to a file\n"
+    assert shown(ours, stream) == "above a line\r\n"
+
+
 def test_batches_of_a_pass_are_counted_below_the_block(
     terminal: tuple[int, io.TextIOWrapper],
 ) -> None:

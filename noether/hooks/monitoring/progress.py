@@ -15,8 +15,8 @@ def progress(*, max_silence: float = 300, schedule: Schedule | None = None) -> C
     """Say where the run is: share, epoch, update, sample, last losses, pace, time left and end.
 
     Runs on `schedule`, by default every 50 updates, after `max_silence` seconds in any case, and
-    on the closing tick. The pace is that of this session alone, its first stretch left out as
-    warm-up.
+    on the closing tick; a terminal that shows all of it anyway is spared the lines. The pace is
+    that of this session alone, its first stretch left out as warm-up.
 
     Raises ValueError for a silence that is not positive.
 
@@ -43,7 +43,7 @@ def _no_mark(state: TrainState) -> Progress | None:
 
 
 def _say_progress(state: TrainState, mark: Progress | None) -> tuple[Progress, Say]:
-    return state.now, Say("  ".join(_progress_parts(state, mark)))
+    return state.now, Say("  ".join(_progress_parts(state, mark)), routine=True)
 
 
 def _progress_parts(state: TrainState, mark: Progress | None) -> Iterator[str]:
