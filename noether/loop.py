@@ -28,7 +28,7 @@ Snapshot = Callable[..., TrainState]
 """Makes a snapshot of an event, the counts before and after it, and what the loop saw of it."""
 
 TIMINGS = ("data_wait", "forward", "backward", "step", "pause")
-"""The parts of an update whose seconds are told."""
+"""The parts whose seconds every update tells."""
 
 
 @dataclass(slots=True)
@@ -123,12 +123,13 @@ def _update(
     losses: dict[str, Tensor] = {}
     outputs: Any = None
     counters = Counter[str]()
+    loading: dict[str, float] = {}
     waited = forwards = backwards = 0.0
     for number in range(1, last + 1):
         poll()
         started = clock()
         part = next(parts)
-        batch = _received(machine, feed, part, counters)
+        batch = _received(machine, feed, part, counters, loading)
         loaded = clock()
         given, outputs = forward(machine, batch, last=number == last)
         forwarded = clock()
@@ -161,15 +162,19 @@ def _update(
     if not attended(before, course.progress):
         yield None
         return
-    timings = dict(zip(TIMINGS, times, strict=True))
+    timings = dict(zip(TIMINGS, times, strict=True), **loading)
     seen = {"performed": performed, "losses": losses, "outputs": outputs, "timings": timings}
     yield snapshot("update", before, course.progress, **seen)
 
 
-def _received(machine: Machine, feed: Feed, part: Part, counters: Counter[str]) -> Any:
-    """A micro-batch on the device, what it holds added to the counters."""
+def _received(
+    machine: Machine, feed: Feed, part: Part, counters: Counter[str], loading: dict[str, float]
+) -> Any:
+    """A micro-batch on the device, what it holds added to the counters, and its seconds."""
     if part.share:
         counters.update(counted(feed, part.batch))
+    for name, seconds in part.seconds.items():
+        loading[name] = loading.get(name, 0.0) + seconds
     drop_half_pair()
     return to_device(part.batch, machine.device)
 

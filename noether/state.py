@@ -109,7 +109,11 @@ class TrainState:
     dataset_lengths: Mapping[str, int | None] = field(default_factory=dict)
     timings: Mapping[str, float] = field(default_factory=dict)
     """Seconds of this update by part: data_wait, forward, backward, step (the optimizer's), and
-    pause: what data passes and saves took since the update before."""
+    pause: what data passes and saves took since the update before. Besides, where they are known,
+    what loading its samples took on this rank: getitem, the data set itself (of an iterable, going
+    through it), and collate; in a worker it may have been done ahead of the wait for data. Of a
+    DataLoader of the user's own neither is known, and of rows gathered from whole tensors there is
+    no collate."""
     hook_seconds: Mapping[str, float] = field(default_factory=dict)
     """Seconds that each callback's hooks have taken in this session; borrowed: it counts on."""
     memories: Mapping[str, Any] = field(default_factory=dict)

@@ -114,6 +114,6 @@ def test_a_set_that_gives_batches_is_seeded_by_its_first_sample() -> None:
         def __getitems__(self, indices: Sequence[int]) -> list[float]:
             return [random.random() for _ in indices]
 
-    first = fetch(Batched(), [3, 4], list, seed=1, epoch=2)
-    assert first == fetch(Batched(), [3, 4], list, seed=1, epoch=2)
-    assert first != fetch(Batched(), [4, 3], list, seed=1, epoch=2)
+    first, _ = fetch(Batched(), [3, 4], list, seed=1, epoch=2)
+    assert first == fetch(Batched(), [3, 4], list, seed=1, epoch=2)[0]
+    assert first != fetch(Batched(), [4, 3], list, seed=1, epoch=2)[0]

@@ -226,8 +226,8 @@ def test_a_pass_that_the_stream_does_not_hold_is_loaded_elsewhere() -> None:
     workers = pool(shelf, wanted(), 1, pin=False)
     try:
         other = [Fetch("val", 0, 0, range(3), 0, 0)]
-        ((first, *_),) = passed(workers, other, foreseen=True)
-        batches = list(trained(workers, wanted()))
+        (((first, *_), _),) = passed(workers, other, foreseen=True)
+        batches = [batch for batch, _ in trained(workers, wanted())]
         assert first[1] == 0
         assert [[index for _, index in batch] for batch in batches] == [
             list(each.indices) for each in wanted()

@@ -4,11 +4,15 @@ import pickle
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from noether.callback import DataPass
-from noether.feed.samples import fetch
+from noether.feed.samples import Seconds, fetch
 from noether.feed.windows import Feed, Window, share
+
+Loaded = tuple[Any, Seconds]
+"""A batch, and the seconds that loading it took, wherever it was loaded."""
 
 TRAINING = ""
 """The training set's name among the data sets of a run."""
@@ -104,15 +108,15 @@ class Shelf:
     collate: Callable[[list[Any]], Any]
 
     def __getitems__(self, wanted: Fetch) -> tuple[Fetch, Any]:
-        """A batch with its tag, wherever it is loaded; what a DataLoader asks for."""
+        """What was loaded, with its tag, wherever it is loaded; what a DataLoader asks for."""
         try:
             return wanted, load(self, wanted)
         except Exception as error:
             return wanted, Failed(portable(error))
 
 
-def load(shelf: Shelf, wanted: Fetch) -> Any:
-    """The batch of a tag; an error names the sample it came from."""
+def load(shelf: Shelf, wanted: Fetch) -> Loaded:
+    """The batch of a tag, and its seconds; an error names the sample it came from."""
     dataset, indices = shelf.datasets[wanted.dataset], wanted.indices
     return fetch(dataset, indices, shelf.collate, seed=wanted.seed, epoch=wanted.epoch)
 
@@ -128,13 +132,13 @@ def portable(error: Exception) -> Exception:
     return again
 
 
-def loaded(batch: Any) -> Any:
-    """The batch, or its error raised."""
-    if isinstance(batch, Failed):
-        raise batch.error
-    return batch
+def loaded(found: Any) -> Any:
+    """What was loaded, or its error raised."""
+    if isinstance(found, Failed):
+        raise found.error
+    return found
 
 
-def in_process(shelf: Shelf, wanted: Sequence[Fetch]) -> Iterator[Any]:
+def in_process(shelf: Shelf, wanted: Sequence[Fetch]) -> Iterator[Loaded]:
     """The batches, loaded here when they are asked for."""
-    return (load(shelf, each) for each in wanted)
+    return map(partial(load, shelf), wanted)

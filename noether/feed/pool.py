@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from noether.errors import FeedError
-from noether.feed.fetches import TRAINING, Fetch, Shelf, loaded
+from noether.feed.fetches import TRAINING, Fetch, Loaded, Shelf, loaded
 
 
 @dataclass(slots=True)
@@ -103,14 +103,14 @@ def _end_with(parent: int) -> None:
         os._exit(1)
 
 
-def trained(pool: Pool, wanted: Sequence[Fetch]) -> Iterator[Any]:
+def trained(pool: Pool, wanted: Sequence[Fetch]) -> Iterator[Loaded]:
     """The batches of an update. Raises FeedError where the stream holds anything else."""
     for each in wanted:
         _drop_passes(pool)
         yield _next(pool, each)
 
 
-def passed(pool: Pool, wanted: Sequence[Fetch], *, foreseen: bool) -> Iterator[Any]:
+def passed(pool: Pool, wanted: Sequence[Fetch], *, foreseen: bool) -> Iterator[Loaded]:
     """The batches of a pass: from the stream where it is there, else from workers that stay."""
     if not wanted:
         return iter(())
@@ -160,7 +160,7 @@ def _found(pool: Pool, wanted: Fetch) -> bool:
     return False
 
 
-def _next(pool: Pool, wanted: Fetch) -> Any:
+def _next(pool: Pool, wanted: Fetch) -> Loaded:
     """The stream's next batch, which must be the wanted one."""
     found = _peek(pool)
     if found is None:
@@ -169,7 +169,7 @@ def _next(pool: Pool, wanted: Fetch) -> Any:
     return _checked(wanted, *found)
 
 
-def _others(pool: Pool, wanted: Sequence[Fetch]) -> Iterator[Any]:
+def _others(pool: Pool, wanted: Sequence[Fetch]) -> Iterator[Loaded]:
     if pool.others is None:
         pool.others = DataLoader(
             pool.shelf,
@@ -184,8 +184,9 @@ def _others(pool: Pool, wanted: Sequence[Fetch]) -> Iterator[Any]:
     return (_checked(each, *following(found)) for each in wanted)
 
 
-def _checked(wanted: Fetch, found: Fetch, batch: Any) -> Any:
+def _checked(wanted: Fetch, found: Fetch, item: Any) -> Loaded:
     """The batch, if its tag is the wanted one. Raises FeedError, or what loading it raised."""
     if found != wanted:
         raise FeedError(f"asked for {wanted}, found {found}")
-    return loaded(batch)
+    batch, seconds = loaded(item)
+    return batch, seconds

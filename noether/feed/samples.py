@@ -3,13 +3,25 @@
 import operator
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from time import perf_counter
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch.utils.data import TensorDataset, default_collate
 
 from noether.feed.windows import Feed
 from noether.randomness import aside, seed_sample
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Seconds = Mapping[str, float]
+"""What loading took, by part, as far as it is known: `getitem`, the data set's, and `collate`."""
+
+
+def timed(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> tuple[T, float]:
+    """What a call gives, and its seconds: not by the run's clock, which no worker has."""
+    begun = perf_counter()
+    return function(*args, **kwargs), perf_counter() - begun
 
 
 def fetch(
@@ -19,25 +31,38 @@ def fetch(
     *,
     seed: int = 0,
     epoch: int = 0,
-) -> Any:
-    """The batch of these samples; an error names the sample it came from.
+) -> tuple[Any, Seconds]:
+    """The batch of these samples, and its seconds; an error names the sample it came from.
 
     Python's, torch's and numpy's global generators are seeded for each sample (for each batch,
     where the data set gives batches), and are afterwards as they were: random augmentation
-    depends on seed, epoch and index alone, and nothing else on it.
+    depends on seed, epoch and index alone, and nothing else on it. The seeding is no part of
+    `getitem`. Rows gathered from whole tensors are never collated: they have no `collate`.
     """
     # Neither of the two draws anything, and together they only gather rows.
     if type(dataset) is TensorDataset and collate is default_collate:
-        return _rows(dataset, indices)
+        batch, getitem = timed(_rows, dataset, indices)
+        return batch, {"getitem": getitem}
     with aside():
-        if hasattr(dataset, "__getitems__"):
-            seed_sample(seed, epoch, indices[0])
-            return collate(dataset.__getitems__(list(indices)))
-        samples = []
-        for index in indices:
-            seed_sample(seed, epoch, index)
-            samples.append(_sample(dataset, index))
-        return collate(samples)
+        samples, getitem = _samples(dataset, indices, seed, epoch)
+        batch, collating = timed(collate, samples)
+    return batch, {"getitem": getitem, "collate": collating}
+
+
+def _samples(
+    dataset: Any, indices: Sequence[int], seed: int, epoch: int
+) -> tuple[list[Any], float]:
+    """The samples, and the seconds that the data set took for them."""
+    if hasattr(dataset, "__getitems__"):
+        seed_sample(seed, epoch, indices[0])
+        return timed(dataset.__getitems__, list(indices))
+    samples, spent = [], 0.0
+    for index in indices:
+        seed_sample(seed, epoch, index)
+        sample, seconds = _sample(dataset, index)
+        samples.append(sample)
+        spent += seconds
+    return samples, spent
 
 
 def _rows(dataset: "TensorDataset", indices: Sequence[int]) -> list[torch.Tensor]:
@@ -46,9 +71,10 @@ def _rows(dataset: "TensorDataset", indices: Sequence[int]) -> list[torch.Tensor
     return [whole.index_select(0, chosen.to(whole.device)) for whole in dataset.tensors]
 
 
-def _sample(dataset: Any, index: int) -> Any:
+def _sample(dataset: Any, index: int) -> tuple[Any, float]:
+    begun = perf_counter()
     try:
-        return dataset[index]
+        return dataset[index], perf_counter() - begun
     except Exception as error:
         error.add_note(f"while loading sample {index} of {type(dataset).__name__}")
         raise

@@ -9,6 +9,7 @@ from noether.callback import DataPass
 from noether.feed.fetches import (
     TRAINING,
     Fetch,
+    Loaded,
     Shelf,
     in_process,
     pass_fetches,
@@ -88,7 +89,12 @@ def _numbered(server: Server, now: Progress, offset: int) -> Iterator[Update]:
         shares = [ranks * _counting(each) / window.samples for each in wanted]
         pool = server.pool
         found = in_process(server.shelf, wanted) if pool is None else trained(pool, wanted)
-        yield window, map(Part, found, shares)
+        yield window, map(_part, found, shares)
+
+
+def _part(loaded: Loaded, share: float) -> Part:
+    batch, seconds = loaded
+    return Part(batch, share, seconds)
 
 
 def _flowing(flow: Iterator[Any]) -> Iterator[Update]:
@@ -115,7 +121,7 @@ def _loaded(server: Server, wanted: Sequence[Fetch], *, foreseen: bool) -> Itera
         found = in_process(server.shelf, wanted)
     else:
         found = passed(server.pool, wanted, foreseen=foreseen)
-    for each, batch in zip(wanted, found, strict=True):
+    for each, (batch, _) in zip(wanted, found, strict=True):
         yield each.number, _counting(each), batch
 
 

@@ -1,6 +1,6 @@
 """Data without numbers: iterables of samples, and loaders of the user's own."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 from typing import Any
@@ -8,9 +8,12 @@ from typing import Any
 from noether.callback import DataPass
 from noether.errors import FeedError
 from noether.feed.fetches import PASS_SEED, most
-from noether.feed.samples import samples_in
+from noether.feed.samples import Seconds, samples_in, timed
 from noether.feed.windows import Feed, Window, kind, micro_batches, share
 from noether.randomness import aside, seed_sample
+
+Unit = tuple[Any, float]
+"""A sample, or a batch of a user's own loader, and the seconds until it was there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,20 +23,24 @@ class Part:
     batch: Any
     share: float
     """Its samples as a share of the update's, times the ranks: their mean is the exact mean."""
+    seconds: Seconds
+    """What loading it took; of an iterable all ranks read each sample, and each counts them all."""
 
 
-def units(source: Iterable[Any], seed: int, epoch: int) -> Iterator[Any]:
+def units(source: Iterable[Any], seed: int, epoch: int) -> Iterator[Unit]:
     """What an iterable gives, the generators seeded before each step."""
     number = seed_sample(seed, epoch, 0)
     if kind(source) == "batches":
         _seed_loader(source, number, epoch)
-    found = iter(source)
+    found, opening = timed(iter, source)
     for position in count():
         seed_sample(seed, epoch, position)
         try:
-            yield next(found)
+            unit, seconds = timed(next, found)
         except StopIteration:
             return
+        yield unit, opening + seconds
+        opening = 0.0
 
 
 def _seed_loader(loader: Any, number: int, epoch: int) -> None:
@@ -47,13 +54,15 @@ def _seed_loader(loader: Any, number: int, epoch: int) -> None:
             part.set_epoch(epoch)
 
 
-def taken(found: Iterator[Any], many: int) -> list[Any]:
+def taken(found: Iterator[Unit], many: int) -> list[Unit]:
     """The next of them, the generators as before afterwards."""
     with aside():
         return list(islice(found, many))
 
 
-def groups(found: Iterator[Any], full: int, *, drop_last: bool) -> Iterator[tuple[list[Any], bool]]:
+def groups(
+    found: Iterator[Unit], full: int, *, drop_last: bool
+) -> Iterator[tuple[list[Unit], bool]]:
     """Groups of `full` units, each with whether it is the last; a left-over one may be dropped.
 
     An error within a group comes after the group before it.
@@ -96,26 +105,27 @@ def _epoch(feed: Feed, epoch: int, offset: int) -> Iterator[tuple[Window, list[P
     full = feed.accumulate if batched else feed.batch_size
     for group, last in groups(found, full, drop_last=feed.drop_last):
         micro = group if batched else micro_batches(feed, group)
-        sizes = [samples_in(batch) for batch in micro] if batched else [len(m) for m in micro]
+        sizes = [samples_in(each[0]) if batched else len(each) for each in micro]
         window = Window(_numbers(done, sizes), sum(sizes), last)
         done += window.samples
         if batched:
             parts = zip(micro, sizes, strict=True)
-            yield window, [Part(batch, size / window.samples) for batch, size in parts]
+            # Such a loader may have workers of its own, and what they do takes no time here.
+            yield window, [Part(batch, size / window.samples, {}) for (batch, _), size in parts]
         else:
             tagged = zip(micro, window.micro_batches, strict=True)
-            yield window, [_part(feed, samples, n[0], epoch, window) for samples, n in tagged]
+            yield window, [_part(feed, each, n[0], epoch, window) for each, n in tagged]
 
 
 def _one(sample: Any) -> int:
     return 1
 
 
-def _skipped(found: Iterator[Any], offset: int, measure: Callable[[Any], int]) -> int:
+def _skipped(found: Iterator[Unit], offset: int, measure: Callable[[Any], int]) -> int:
     """The samples gone by once those before `offset` are, which have to be loaded for it."""
     done = 0
     while done < offset and (units := taken(found, 1)):
-        done += measure(units[0])
+        done += measure(units[0][0])
     return done
 
 
@@ -124,17 +134,19 @@ def _numbers(begin: int, sizes: list[int]) -> tuple[range, ...]:
     return tuple(range(end - size, end) for end, size in zip(ends, sizes, strict=True))
 
 
-def _part(feed: Feed, samples: Any, number: int, epoch: int, window: Window) -> Part:
-    own = share(samples, feed.rank, feed.ranks)
+def _part(feed: Feed, units: Sequence[Unit], number: int, epoch: int, window: Window) -> Part:
+    own = share(units, feed.rank, feed.ranks)
     weight = feed.ranks * len(own) / window.samples
-    return Part(_collated(feed, list(own or samples[:1]), feed.seed, epoch, number), weight)
+    batch, collating = _collated(feed, own or units[:1], feed.seed, epoch, number)
+    getitem = sum(seconds for _, seconds in units)
+    return Part(batch, weight, {"getitem": getitem, "collate": collating})
 
 
-def _collated(feed: Feed, samples: list[Any], seed: int, epoch: int, number: int) -> Any:
-    """The batch; what collating draws depends on its place alone."""
+def _collated(feed: Feed, units: Sequence[Unit], seed: int, epoch: int, number: int) -> Unit:
+    """The batch, and the seconds of collating it, which draws what depends on its place alone."""
     with aside():
         seed_sample(seed, epoch, number)
-        return feed.collate(samples)
+        return timed(feed.collate, [sample for sample, _ in units])
 
 
 def pass_batches(source: Any, data: DataPass, feed: Feed) -> Iterator[tuple[int, int, Any]]:
@@ -149,6 +161,5 @@ def pass_batches(source: Any, data: DataPass, feed: Feed) -> Iterator[tuple[int,
         if not (group := taken(found, full)):
             return
         if number % feed.ranks == feed.rank:
-            samples = samples_in(group[0]) if batched else len(group)
-            batch = group[0] if batched else _collated(feed, group, PASS_SEED, 0, number)
-            yield number, samples, batch
+            batch, _ = group[0] if batched else _collated(feed, group, PASS_SEED, 0, number)
+            yield number, samples_in(batch) if batched else len(group), batch

@@ -146,6 +146,7 @@ def _losses(value: float) -> dict[str, Tensor]:
 
 
 def _timings(tick: Tick) -> dict[str, float]:
-    """The tick's time, in equal parts."""
+    """The tick's time, in equal parts; samples loaded while they were waited for."""
     part = (tick.now.seconds - tick.before.seconds) / 5
-    return dict.fromkeys(("data_wait", "forward", "backward", "step", "pause"), part)
+    parts = dict.fromkeys(("data_wait", "forward", "backward", "step", "pause"), part)
+    return {**parts, "getitem": part / 2, "collate": part / 2}

@@ -15,6 +15,7 @@ import torch.distributed as dist
 
 import noether
 from noether import Callback, Log, Progress, TrainState, at, every, hooks, once_at_end
+from noether.checkpoint.encoding import FIELDS, TAG, decode, memory_types
 from noether.journal import read
 from noether.state import ModelView
 from tests.group import Group
@@ -67,7 +68,7 @@ def fired(callback: Callback, state: TrainState, memory: Any) -> tuple[Any, list
 def parts_of(state: TrainState) -> dict[str, float]:
     given = state.timings
     update = given["forward"] + given["backward"] + given["step"]
-    return {name: given[name] for name in ("data_wait", "forward", "backward")} | {"update": update}
+    return {**given, "update": update}
 
 
 def test_train_time_is_mean_and_maximum_of_each_interval_and_the_sum_at_the_end(
@@ -79,7 +80,7 @@ def test_train_time_is_mean_and_maximum_of_each_interval_and_the_sum_at_the_end(
     assert len({time["forward"] for time in times}) > 1
     (_, fourth, metrics), (last, _, totals) = logged(tmp_path)
     assert (fourth, last) == (4, "end")
-    for part in ("data_wait", "forward", "backward", "update"):
+    for part in ("data_wait", "forward", "backward", "update", "getitem", "collate"):
         spent = [time[part] for time in times]
         assert metrics[f"train_time/{part}/mean/U4"] == pytest.approx(sum(spent[:4]) / 4)
         assert metrics[f"train_time/{part}/max/U4"] == pytest.approx(max(spent[:4]))
@@ -92,6 +93,63 @@ def test_train_time_takes_means_of_ranks_means_and_the_largest_maximum() -> None
     over = {key: log.over_ranks for log in logs for key in log.metrics}
     assert over["train_time/forward/mean/{I}"] == "mean"
     assert over["train_time/forward/max/{I}"] == "max"
+
+
+UPDATE = {"data_wait": 1.0, "forward": 2.0, "backward": 3.0, "step": 4.0}
+TOLD = {"data_wait": 1.0, "forward": 2.0, "backward": 3.0, "update": 9.0}
+
+
+def times_of(memory: Any) -> tuple[Mapping[str, float], Mapping[str, float]]:
+    """The means and maxima of a firing."""
+    _, (means, most) = fired(hooks.train_time(), moment(), memory)
+    return means.metrics, most.metrics
+
+
+def totals_of(memory: Any) -> Mapping[str, float]:
+    made: Any = hooks.train_time()
+    _, log = made.after_training(moment(), memory)
+    named: Mapping[str, float] = log.metrics
+    return {key.split("/")[1]: value for key, value in named.items()}
+
+
+@pytest.mark.parametrize("known", [{}, {"getitem": 5.0}, {"getitem": 5.0, "collate": 0.0}])
+def test_train_time_logs_what_is_known_and_no_more(known: dict[str, float]) -> None:
+    updates = [moment(timings={**UPDATE, **known})] * 2
+    means, most = times_of(played(hooks.train_time(), updates))
+    assert means == {
+        f"train_time/{part}/mean/{{I}}": value for part, value in (TOLD | known).items()
+    }
+    assert most == {f"train_time/{part}/max/{{I}}": value for part, value in (TOLD | known).items()}
+
+
+@pytest.mark.parametrize(("known", "before"), [(True, False), (False, True)])
+def test_other_data_than_before_begins_means_anew_and_goes_on_with_totals(
+    *, known: bool, before: bool
+) -> None:
+    loading = {"getitem": 5.0, "collate": 6.0}
+    slow = moment(timings={**dict.fromkeys(UPDATE, 100.0), **(loading if before else {})})
+    quick = moment(timings={**UPDATE, **(loading if known else {})})
+    memory = played(hooks.train_time(), [slow, quick, quick])
+    means, most = times_of(memory)
+    expected = TOLD | (loading if known else {})
+    assert [*means.values()] == [*most.values()] == [*expected.values()]
+    loaded = {part: seconds * (2 if known else 1) for part, seconds in loading.items()}
+    totals = {"data_wait": 102.0, "forward": 104.0, "backward": 106.0, "update": 318.0}
+    assert totals_of(memory) == totals | loaded
+
+
+def test_a_memory_of_before_loading_was_measured_is_read_as_it_was_meant() -> None:
+    made: Any = hooks.train_time()
+    four = {"sums": (1.0, 2.0, 3.0, 4.0), "most": (1.0, 2.0, 3.0, 4.0), "count": 1}
+    stored = {TAG: "Spent", FIELDS: {**four, "totals": (10.0, 20.0, 30.0, 40.0)}}
+    memory = decode(stored, memory_types([made.after_update]))
+    assert totals_of(memory) == {"data_wait": 11, "forward": 22, "backward": 33, "update": 44}
+    now = moment(timings={**UPDATE, "getitem": 5.0, "collate": 6.0})
+    memory, _ = made.after_update(now, memory)
+    means, _ = times_of(memory)
+    assert [*means.values()] == [*TOLD.values(), 5.0, 6.0]
+    expected = {"data_wait": 12, "forward": 24, "backward": 36, "update": 53}
+    assert totals_of(memory) == expected | {"getitem": 5.0, "collate": 6.0}
 
 
 # ---------------------------------------------------------------- throughput
@@ -452,7 +510,7 @@ def test_times_are_those_of_all_ranks_and_equal_on_each(tmp_path: Path) -> None:
     # Those of the closing tick, not of update 4.
     sides = one["time/slowest_rank"], one["time/fastest_rank"]
     assert one["time/rank_spread"] == sides[0] / sides[1]
-    for part in ("data_wait", "forward", "backward", "update"):
+    for part in ("data_wait", "forward", "backward", "update", "getitem", "collate"):
         assert one[f"train_time/{part}/max/U3"] >= one[f"train_time/{part}/mean/U3"]
     each = one["throughput/samples_per_second_per_device"]
     assert one["throughput/samples_per_second"] == pytest.approx(2 * each)

@@ -2,37 +2,54 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from operator import add
+from itertools import zip_longest
+from operator import add, gt
 
 from noether.callback import Callback, factory
 from noether.effects import Effect, Log, Say
 from noether.schedules import Schedule, every
 from noether.state import TrainState
 
-PARTS = ("data_wait", "forward", "backward", "update")
+PARTS = ("data_wait", "forward", "backward", "update", "getitem", "collate")
+ALWAYS = 4
+"""How many of them every update has."""
 Times = tuple[float, ...]
-"""Seconds of each of these parts."""
+"""Seconds of the first so many of these parts: of those that are known."""
 
 
 def _times(timings: Mapping[str, float]) -> Times:
     """An update's; `update` is all of it but the wait for data."""
     forward, backward = timings.get("forward", 0.0), timings.get("backward", 0.0)
     update = forward + backward + timings.get("step", 0.0)
-    return timings.get("data_wait", 0.0), forward, backward, update
+    wait = timings.get("data_wait", 0.0)
+    if "getitem" not in timings:
+        return wait, forward, backward, update
+    if "collate" not in timings:
+        return wait, forward, backward, update, timings["getitem"]
+    return wait, forward, backward, update, timings["getitem"], timings["collate"]
 
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """Sums and maxima since the last firing, and the sums of all before it."""
+    """Sums and maxima since the last firing, and the sums of all before it.
 
-    sums: Times = (0.0,) * len(PARTS)
-    most: Times = (0.0,) * len(PARTS)
+    Of all updates since the last firing the same parts are known.
+    """
+
+    sums: Times = (0.0,) * ALWAYS
+    most: Times = (0.0,) * ALWAYS
     count: int = 0
-    totals: Times = (0.0,) * len(PARTS)
+    totals: Times = (0.0,) * ALWAYS
 
 
-def _added(one: Times, other: Times) -> Times:
-    return tuple(map(add, one, other))
+def _all_sums(spent: Spent) -> Times:
+    return tuple(map(sum, zip_longest(spent.totals, spent.sums, fillvalue=0.0)))
+
+
+def _anew(spent: Spent, parts: int) -> Spent:
+    """Nothing spent on the first so many parts; what was spent is in the totals."""
+    nothing = (0.0,) * parts
+    return Spent(nothing, nothing, totals=_all_sums(spent))
 
 
 @factory
@@ -44,6 +61,13 @@ def train_time() -> Callback:
     work was handed over, and only their sum over many updates how long it took. At the end
     `train_time/{part}/total` is the sum over all sessions. Over ranks: the mean of means, the
     largest maximum.
+
+    Two more are of an update's samples on this rank, wherever they were loaded: `getitem`, what
+    the data set took for them (of an iterable, going through it), and `collate`. In workers both
+    pass while training goes on, so they may be longer than `data_wait`. The rows of a
+    TensorDataset are gathered at once: that is `getitem`, and there is no `collate`. What a
+    DataLoader of your own does is not known: neither is logged. Where a resume brings data with
+    other parts, means and maxima begin anew.
 
     >>> train_time().writes
     ('train_time/*/mean/{I}', 'train_time/*/max/{I}', 'train_time/*/total')
@@ -66,24 +90,28 @@ def _nothing_spent(state: TrainState) -> Spent:
 
 def _spend(state: TrainState, spent: Spent) -> tuple[Spent, None]:
     times = _times(state.timings)
-    most = tuple(map(max, spent.most, times))
-    return Spent(_added(spent.sums, times), most, spent.count + 1, spent.totals), None
+    if len(times) != len(spent.sums):
+        spent = _anew(spent, len(times))
+    sums, most = tuple(map(add, spent.sums, times)), spent.most
+    if any(map(gt, times, most)):  # rare, and asked for in half the time that `max` takes
+        most = tuple(map(max, most, times))
+    return Spent(sums, most, spent.count + 1, spent.totals), None
 
 
 def _log_times(state: TrainState, spent: Spent) -> tuple[Spent, list[Log]]:
     if not spent.count:
         return spent, []
-    means = zip(PARTS, (total / spent.count for total in spent.sums), strict=True)
-    most = zip(PARTS, spent.most, strict=True)
-    return Spent(totals=_added(spent.totals, spent.sums)), [
+    means = zip(PARTS, (total / spent.count for total in spent.sums), strict=False)
+    most = zip(PARTS, spent.most, strict=False)
+    return _anew(spent, len(spent.sums)), [
         Log({f"train_time/{part}/mean/{{I}}": value for part, value in means}),
         Log({f"train_time/{part}/max/{{I}}": value for part, value in most}, over_ranks="max"),
     ]
 
 
 def _log_totals(state: TrainState, spent: Spent) -> tuple[Spent, Log]:
-    totals = dict(zip(PARTS, _added(spent.totals, spent.sums), strict=True))
-    named = {f"train_time/{part}/total": value for part, value in totals.items()}
+    totals = zip(PARTS, _all_sums(spent), strict=False)
+    named = {f"train_time/{part}/total": value for part, value in totals}
     return spent, Log(named, summary=True)
 
 
@@ -115,7 +143,7 @@ def data_wait(*, warn_above: float = 0.2, schedule: Schedule | None = None) -> C
         raise ValueError(f"data_wait: warn_above is {warn_above}; expected a share from 0 to 1")
 
     def add(state: TrainState, waited: Waited) -> tuple[Waited, None]:
-        wait, _, _, update = _times(state.timings)
+        wait, _, _, update, *_ = _times(state.timings)
         more = replace(waited, wait=waited.wait + wait, whole=waited.whole + wait + update)
         return more, None
 
