@@ -237,9 +237,11 @@ def _performed(session: Session, state: TrainState, outcome: folding.Outcome) ->
 
 def _uneventful(session: Session, outcome: folding.Outcome, now: float) -> bool:
     """Whether the tick of an update only changed memories, and nothing else waits for a tick."""
+    store = session.world.store
     return (
         outcome.state.event == "update"
         and not (outcome.requests or outcome.failures)
+        and (store is None or store.pending is None)
         and session.world.course.exchange is None
         and now - session.attended <= ATTENTION
     )

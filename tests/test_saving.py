@@ -448,7 +448,8 @@ def test_stored_are_the_values_of_the_saves_tick_and_latest_moves_at_completion(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     released, seen, model = threading.Event(), list[Any](), net(norm=True)
-    monkeypatch.setattr(noether.running, "HEARTBEAT", -1.0)
+    for pause in ("HEARTBEAT", "ATTENTION"):  # every tick writes the status
+        monkeypatch.setattr(noether.running, pause, -1.0)
 
     def hold(name: str, path: Path) -> None:
         if name == "create" and path.name == "weights.pt":

@@ -48,7 +48,7 @@ def asked(
     >>> hello = every(updates=2)(lambda state: Say("hello"))
     >>> points = [Progress(update=n) for n in range(4)]
     >>> asked(hello, [TrainState("update", *pair) for pair in zip(points, points[1:])])
-    [[], [Say(text='hello')], []]
+    [[], [Say(text='hello', routine=False)], []]
     """
     if not states:
         return []
