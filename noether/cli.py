@@ -131,6 +131,17 @@ def parser() -> argparse.ArgumentParser:
     inspecting.add_argument("--quick", action="store_true", help="check sizes, and no digests")
     inspecting.add_argument("--json", action="store_true", help="print all of it as JSON")
     inspecting.set_defaults(command=inspect, traceback=False)
+    reporting = commands.add_parser("report", help=REPORTS, description=REPORTS)
+    reporting.add_argument("runs", nargs="+", metavar="RUN", help="a run directory, or a series")
+    reporting.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE.html",
+        help="by default report.html, in the run if it is one",
+    )
+    reporting.add_argument("--open", action="store_true", help="show it in the browser")
+    reporting.add_argument("--live", action="store_true", help="write it again while a run goes on")
+    reporting.set_defaults(command=report, traceback=False)
     listing = commands.add_parser("hooks", help="the built-in callbacks and their options")
     listing.add_argument("name", nargs="?", metavar="NAME", help="one of them, in full")
     listing.add_argument("--json", action="store_true", help="print it as JSON")
@@ -177,6 +188,7 @@ SPOKEN = (
 )
 EXPORTS = "write the weights of a checkpoint into a safetensors file"
 INSPECTS = "say what a run directory holds, and which checkpoint a resume takes; change nothing"
+REPORTS = "write a page about runs: curves, firings, times, and why they stopped"
 EVALUATES = "make every data pass of a run once, with the weights of a checkpoint"
 
 
@@ -329,6 +341,15 @@ def inspect(options: argparse.Namespace) -> None:
         print(inspection.text(found, shutil.get_terminal_size((100, 24)).columns))
     if not inspection.sound(found):
         raise CheckpointError(f"{options.run} holds no valid checkpoint")
+
+
+def report(options: argparse.Namespace) -> None:
+    """Write the page, and while runs go on write it again."""
+    from noether import report as reports  # late: it reads YAML
+    from noether.console import Console
+
+    paths = list(map(Path, options.runs))
+    reports.publish(paths, options.output, Console(), show=options.open, live=options.live)
 
 
 def hooks(options: argparse.Namespace) -> None:

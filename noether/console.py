@@ -114,6 +114,10 @@ class Console:
         """Redraw with the bytes of checkpoints that are verified."""
         self._doing(f"verifying {printable(name)}: {told(done)} of {told(total)}")
 
+    def reading(self, name: str, rows: int) -> None:
+        """Redraw with the rows of a file that are read."""
+        self._doing(f"reading {printable(name)}: {rows:,} rows")
+
     def wipe(self) -> None:
         """Clear what is live."""
         if self.block is not None:

@@ -33,7 +33,7 @@ FLOORS = {
     "distributed elsewhere evaluation feed fold forecast hooks journal live loop machine metrics "
     "outputs parallel passes perform purity randomness reductions remote resuming rundir running "
     "saving session signals space storage store training turn weights world",
-    3: "config examples inspection plan testing",
+    3: "config examples inspection plan report testing",
     4: "cli __main__",
 }
 FLOOR = {part: floor for floor, parts in FLOORS.items() for part in parts.split()}
