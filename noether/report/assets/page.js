@@ -49,7 +49,8 @@ function plot(parent, traces, more) {
 
 // Only once all cards are there do they have their widths.
 function draw() {
-  const options = { responsive: true, displaylogo: false, displayModeBar: "hover" };
+  const bar = window.matchMedia("(hover: hover)").matches ? "hover" : false;
+  const options = { responsive: true, displaylogo: false, displayModeBar: bar };
   for (const [where, traces, more] of waiting) Plotly.newPlot(where, traces, layout(more), options);
   document.documentElement.dataset.drawn = String(waiting.length);
 }
