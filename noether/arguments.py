@@ -13,6 +13,7 @@ from noether.progress import UNITS, Progress
 from noether.remote import is_url, mistake
 from noether.schedules.arguments import MOST
 from noether.schedules.units import KNOWN, counters
+from noether.trackers import Tracker
 from noether.weights import request
 
 PLAIN = (bool, int, float, str, type(None))
@@ -46,6 +47,7 @@ def checked(
         *_weights(pipeline, shared_out=ranks > 1 and options["parallel"] == "fsdp"),
         *_counters(options["counters"]),
         *_actions(options["actions"]),
+        *_trackers(options),
         *_init_from(options["init_from"], pipeline),
     ]
     if problems:
@@ -112,6 +114,17 @@ def _choices(options: Mapping[str, Any]) -> Iterator[str]:
             yield "precision 'fp16' is not built yet; use 'bf16' or 'fp32'"
         elif options[name] not in known:
             yield f"{name} is {options[name]!r}. {suggestion(str(options[name]), known)}"
+
+
+def _trackers(options: Mapping[str, Any]) -> Iterator[str]:
+    for tracker in options["trackers"]:
+        if not isinstance(tracker, Tracker):
+            yield f"trackers: {tracker!r} is none; make one by noether.trackers, `csv()` say"
+            continue
+        try:
+            tracker.check(options["run_dir"] and Path(options["run_dir"]))
+        except ConfigurationError as error:
+            yield str(error)
 
 
 def _is_policy(value: Any) -> bool:

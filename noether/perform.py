@@ -14,6 +14,9 @@ from noether.loop import paused
 from noether.machine import apply_setting
 from noether.outputs import write
 from noether.saving import load_tagged, save, settle
+from noether.state import TrainState
+from noether.trackers import Line
+from noether.trackers.sending import send, trouble
 from noether.turn import Failure, Request, fatal
 from noether.weights.live import export
 from noether.world import World
@@ -24,6 +27,8 @@ WEIGHTS = "weights"
 def perform(world: World, outcome: Outcome) -> None:
     """Perform a tick's effects in order; a `Stop` is the session's to obey."""
     write_row(world, outcome)
+    if world.senders:
+        track(world, outcome.state)
     if not outcome.requests:
         return
     show(world, outcome.requests, outcome.carry.memories)
@@ -103,6 +108,17 @@ def write_row(world: World, outcome: Outcome) -> None:
     effects = [described(request) for request in told]
     tick: Any = state.event
     world.store.journal.append(row(tick, state.now, metrics=metrics, effects=effects))
+
+
+def track(world: World, state: TrainState) -> None:
+    """Send a tick's metrics to the trackers; those of an opening tick only the first time."""
+    if not state.fresh or (state.event == "start" and state.now.session > 1):
+        return
+    line = Line(state.now, {name: state.metrics[name] for name in sorted(state.fresh)})
+    for sender in world.senders:
+        send(sender, line)
+        if said := trouble(sender):
+            world.console.warn(said)
 
 
 def described(request: Request) -> dict[str, Any]:

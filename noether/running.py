@@ -1,7 +1,8 @@
 """One process's part of a run: opening tick, updates, closing tick, and every other way out."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
@@ -32,7 +33,10 @@ from noether.session import (
 )
 from noether.space import forecast
 from noether.state import Event, TrainState
+from noether.trackers import Begun
+from noether.trackers.sending import finish, start
 from noether.turn import Failure
+from noether.world import World
 
 HEARTBEAT = 10.0
 """Seconds between two writings of `status.json`."""
@@ -52,6 +56,30 @@ def lived(session: Session) -> TrainState:
     if closed(session):
         _load_again(session)
         return _final(session, over(session))
+    with tracked(session.world):
+        return _lived(session)
+
+
+@contextmanager
+def tracked(world: World) -> Iterator[None]:
+    """Trackers at work, which end with the run, whatever ends it."""
+    run = None if world.store is None else world.store.run
+    begun = Begun(run, world.config, world.course.progress)
+    if not world.machine.ranks.rank:
+        world.senders = [start(tracker, begun) for tracker in world.trackers]
+    state = "failed"
+    try:
+        yield
+        state = "done"
+    except (SystemExit, KeyboardInterrupt):
+        state = "preempted"
+        raise
+    finally:
+        for said in finish(world.senders, state):
+            world.console.warn(said)
+
+
+def _lived(session: Session) -> TrainState:
     try:
         _open(session)
         if not _settle(session):

@@ -2,7 +2,7 @@
 
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -46,6 +46,7 @@ from noether.schedules import Schedule
 from noether.session import Session, closed, write_status
 from noether.signals import Signals, listening
 from noether.state import TrainState
+from noether.trackers import Tracker
 from noether.turn import Carry
 from noether.weights import initialise
 from noether.world import World
@@ -93,6 +94,7 @@ def train(
     shuffle: bool = True,
     counters: Mapping[str, Callable[[Any], int]] | None = None,
     actions: Mapping[str, Callable[..., Any]] | None = None,
+    trackers: Sequence[Tracker] = (),
     device: str | None = None,
     parallel: str = "ddp",
     sync_batchnorm: bool = False,
@@ -116,6 +118,8 @@ def train(
     counters: what else is counted, for `every(tokens=...)` say: by name, a function from a batch,
         on the CPU, to how much it holds.
     actions: what `Do` can ask for beside what every run has: by name, a function of its options.
+    trackers: where metrics go beside the journal, by `noether.trackers`: `[trackers.csv()]`, say.
+        One that fails or hangs changes nothing but that its lines are lost, which is told.
     on_nonfinite: "raise", read one tick late; "skip", or {"skip": limit in a row}, read at once.
     run_dir: the series in which this run gets a numbered directory; None writes nothing.
     checkpoint_dir: where the run's checkpoints get a directory of its number, if not in its own: a
@@ -168,12 +172,13 @@ def _trained(
     if series is not None and options["init_from"] is not None:
         goes_on = from_first(ranks, lambda: storage.goes_on(series, resume))
     session = _prepared(options, pipeline, signals, ranks, goes_on=goes_on)
+    described = described_run(options, session.fold.pipeline)
+    session.world.trackers, session.world.config = tuple(options["trackers"]), described
     if series is None:
         try:
             return lived(session)
         finally:
             session.world.console.recap()
-    described = described_run(options, session.fold.pipeline)
     given = options["checkpoint_dir"]
     place = None if given is None else chosen_place(given)
     session.world.store = _opened(series, resume, place, ranks)

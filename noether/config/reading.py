@@ -24,6 +24,7 @@ from noether.config.recipe import Recipe, read_recipe
 from noether.config.references import references
 from noether.config.stages import Addresses, Moved
 from noether.config.structure import parameters, structured
+from noether.config.tracking import read_trackers
 from noether.config.trainer import trainer
 from noether.config.translation import translated
 from noether.config.words import found
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 SECTIONS = ("run", "model", "data", "loss", "optimizer", "lr_scheduler", "callbacks")
 ELSEWHERE = {
     *("model", "train_set", "loss", "optimizer", "collate", "callbacks", "datasets"),
-    *("lr_scheduler", "config", "clock"),
+    *("lr_scheduler", "config", "clock", "trackers"),
 }
 """Arguments of `train` that are no plain keywords of `run:`."""
 
@@ -234,10 +235,12 @@ class Reading:
         entry = self.config.get("run", {})
         if not isinstance(entry, Mapping):
             self.note(f"expected a mapping, found {found(entry)}", "run")
-        values, mistakes = structured(
-            taken, self.options_written(), partial(read_recipe, allow=self.allow)
-        )
+        written = dict(self.options_written())
+        trackers, wrong = read_trackers(written.pop("trackers", []))
+        self.mistakes.extend(mistake.under("run", "trackers") for mistake in wrong)
+        values, mistakes = structured(taken, written, partial(read_recipe, allow=self.allow))
         self.mistakes.extend(mistake.under("run") for mistake in mistakes)
+        values |= {"trackers": trackers} if trackers else {}
         if "dir" in values:
             values["run_dir"] = values.pop("dir")
         return values

@@ -1,0 +1,61 @@
+"""TensorBoard as a tracker."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from noether.callback import factory
+from noether.plain import plain
+from noether.trackers.tracker import Begun, Line, Summary, Tracker, needs, place
+
+
+@factory
+def tensorboard(*, path: str | None = None) -> Tracker:
+    """Write event files for TensorBoard (extra `tensorboard`): scalars by update.
+
+    Into the folder `path`, by default `trackers/tensorboard` in the run directory. Epochs and
+    samples are scalars too, the configuration and the summary texts. What was written after the
+    checkpoint that a session goes on from is purged.
+
+    >>> tensorboard(path="logs").name
+    'tensorboard'
+    """
+
+    def begin(begun: Begun) -> Any:
+        from torch.utils.tensorboard import SummaryWriter
+
+        update = begun.now.update
+        folder = place(path, "tensorboard", begun.run)
+        writer: Any = SummaryWriter(str(folder), purge_step=update + 1 if update else None)
+        if not update:
+            writer.add_text("config", _fenced(plain(begun.config)), 0)
+        return writer
+
+    def check(run_dir: Path | None) -> None:
+        needs("tensorboard", "tensorboard")
+        place(path, "tensorboard", run_dir)
+
+    return Tracker("tensorboard", begin, _log, _end, check)
+
+
+def _log(writer: Any, line: Line) -> None:
+    now = line.now
+    for name, value in line.metrics.items():
+        writer.add_scalar(name, value, now.update)
+    for name in ("epoch", "sample"):
+        writer.add_scalar(f"progress/{name}", getattr(now, name), now.update)
+    writer.flush()
+
+
+def _end(writer: Any, summary: Mapping[str, Summary], state: str) -> None:
+    told = {"state": state, **{name: asdict(each) for name, each in summary.items()}}
+    writer.add_text("summary", _fenced(plain(told)), 0)
+    writer.close()
+
+
+def _fenced(told: Any) -> str:
+    """Values as TensorBoard shows them unchanged."""
+    return f"```\n{yaml.safe_dump(told, sort_keys=False)}```"

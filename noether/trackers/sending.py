@@ -1,0 +1,132 @@
+"""What training hands to a tracker and forgets: a queue, and a thread that serves it."""
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from queue import Full, Queue
+from typing import Any
+
+from noether.journal import read
+from noether.trackers.summary import summed
+from noether.trackers.tracker import Begun, Line, Summary, Tracker
+
+MOST = 10_000
+"""Lines that wait at most; a tracker that is slower than that loses the next ones."""
+FLUSH = 20.0
+"""Seconds that the end of a run waits for what was not sent yet."""
+
+
+@dataclass(slots=True)
+class Sender:
+    """A tracker, and what is on its way to it."""
+
+    tracker: Tracker
+    begun: Begun
+    waiting: Queue[Line | str] = field(default_factory=lambda: Queue(MOST))
+    lost: int = 0
+    error: str = ""
+    """What went wrong first."""
+    thread: threading.Thread | None = None
+    warned: bool = False
+
+
+def start(tracker: Tracker, begun: Begun) -> Sender:
+    """A tracker's thread, begun. It is a daemon: one that hangs keeps no process alive."""
+    made = Sender(tracker, begun)
+    made.thread = threading.Thread(
+        target=_serve, args=(made,), name=f"tracker {tracker.name}", daemon=True
+    )
+    made.thread.start()
+    return made
+
+
+def send(sender: Sender, line: Line) -> None:
+    """Hand a line over, without waiting."""
+    try:
+        sender.waiting.put_nowait(line)
+    except Full:
+        _lose(sender, "it is too slow, or hangs")
+
+
+def finish(senders: Sequence[Sender], state: str) -> list[str]:
+    """Let what is on its way arrive, all together for so long at most; tells what was lost."""
+    until = time.monotonic() + FLUSH
+    for sender in senders:
+        with suppress(Full):
+            sender.waiting.put(state, timeout=max(until - time.monotonic(), 0.001))
+    for sender in senders:
+        _end(sender, until)
+    return [said for sender in senders if (said := losses(sender)) is not None]
+
+
+def _end(sender: Sender, until: float) -> None:
+    assert sender.thread is not None
+    sender.thread.join(max(until - time.monotonic(), 0.001))
+    if sender.thread.is_alive():
+        sender.lost += sender.waiting.qsize()
+        sender.error = sender.error or f"it did not end within {FLUSH:.0f} s"
+
+
+def trouble(sender: Sender) -> str | None:
+    """What to warn of, the first time that there is something."""
+    if sender.warned or not sender.error:
+        return None
+    sender.warned = True
+    return f"tracker {sender.tracker.name!r} fails: {sender.error}; training goes on"
+
+
+def losses(sender: Sender) -> str | None:
+    """What a tracker did not get, in words; None where it got all."""
+    if not sender.error:
+        return None
+    lines = f"{sender.lost} line{'' if sender.lost == 1 else 's'}"
+    return f"tracker {sender.tracker.name!r} lost {lines}: {sender.error}"
+
+
+def _serve(sender: Sender) -> None:
+    handle = _tried(sender, sender.tracker.begin, sender.begun)
+    known = _earlier(sender.begun)
+    while not isinstance(item := sender.waiting.get(), str):
+        known = summed(known, item.metrics)
+        _tried(sender, sender.tracker.log, handle, item)
+    _tried(sender, sender.tracker.end, handle, known, item)
+
+
+def _tried(sender: Sender, function: Callable[..., Any], *args: Any) -> Any:
+    if function is not sender.tracker.begin and args[0] is NOTHING:
+        return _lose(sender, sender.error)
+    try:
+        return function(*args)
+    except Exception as error:
+        return _lose(sender, f"{type(error).__name__}: {error}")
+
+
+class Nothing:
+    """What is there of a tracker that could not begin."""
+
+
+NOTHING = Nothing()
+
+
+def _lose(sender: Sender, why: str) -> Any:
+    sender.lost += 1
+    sender.error = sender.error or why
+    return NOTHING
+
+
+def _earlier(begun: Begun) -> Mapping[str, Summary]:
+    """The summaries up to where the session goes on, by the run's journal."""
+    known: dict[str, Summary] = {}
+    if begun.run is None or not begun.now.update:
+        return known
+    try:
+        for row in read(begun.run / "journal.jsonl"):
+            if row["update"] <= begun.now.update and row["session"] < begun.now.session:
+                known = summed(
+                    known, {name: float(value) for name, value in row["metrics"].items()}
+                )
+    except Exception:
+        return known
+    return known

@@ -1,0 +1,78 @@
+"""A tracker: where a run's metrics go, as a few functions."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from noether.errors import ConfigurationError
+from noether.progress import Progress
+
+FOLDER = "trackers"
+"""Of a run directory, for what trackers write into it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What a tracker is told when a session begins."""
+
+    run: Path | None = None
+    """The run directory, where there is one."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    now: Progress = field(default_factory=Progress)
+    """Where the session goes on: what was tracked of later updates will come again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """The metrics of a tick, plain numbers."""
+
+    now: Progress
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Of one metric over the run: extremes, the last value, and the best where that is known."""
+
+    min: float
+    max: float
+    last: float
+    best: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tracker:
+    """Functions that a thread of its own calls, one after the other; what they raise is counted.
+
+    `begin` gives what the others get first: an open file, a client.
+    """
+
+    name: str
+    begin: Callable[[Begun], Any]
+    log: Callable[[Any, Line], None]
+    end: Callable[[Any, Mapping[str, Summary], str], None]
+    """Also gets the run's last state: done, failed or preempted."""
+    check: Callable[[Path | None], None] = lambda run_dir: None
+    """Called with the run's series before anything else; raises ConfigurationError where something
+    is missing."""
+
+
+def needs(library: str, extra: str) -> None:
+    """Raise ConfigurationError where a library is missing, which an extra brings."""
+    if find_spec(library) is None:
+        raise ConfigurationError(
+            [f"tracker {extra} needs {library}: pip install 'noether-callbacks[{extra}]'"]
+        )
+
+
+def place(path: str | None, name: str, run: Path | None) -> Path:
+    """Where a tracker writes: its `path`, else a file or folder of the run directory."""
+    if path is not None:
+        return Path(path)
+    if run is None:
+        raise ConfigurationError(
+            [f"tracker {name} has no place to write to; give it a path, or the run a run_dir"]
+        )
+    return run / FOLDER / name
