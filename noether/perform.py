@@ -15,7 +15,7 @@ from noether.machine import apply_setting
 from noether.outputs import write
 from noether.saving import load_tagged, save, settle
 from noether.state import TrainState
-from noether.trackers import Line
+from noether.trackers import Line, Output
 from noether.trackers.sending import send, trouble
 from noether.turn import Failure, Request, fatal
 from noether.weights.live import export
@@ -92,7 +92,11 @@ def _written(world: World, run: Path, effect: Write | Export, memories: Mapping[
         average = weights(world.pipeline, effect.weights, memories)
         export(run / WEIGHTS, effect, world.machine.module, average, world.machine.ranks)
     elif folder := world.outputs():
-        write(folder, effect.name, effect.payload)
+        output = Output(
+            world.course.progress, effect.name, write(folder, effect.name, effect.payload)
+        )
+        for sender in world.senders:
+            send(sender, output)
 
 
 def write_row(world: World, outcome: Outcome) -> None:

@@ -2,6 +2,6 @@
 
 from noether.trackers.board import tensorboard
 from noether.trackers.files import csv, jsonl
-from noether.trackers.tracker import Begun, Line, Summary, Tracker
+from noether.trackers.tracker import Begun, Line, Output, Summary, Tracker
 
-__all__ = ["Begun", "Line", "Summary", "Tracker", "csv", "jsonl", "tensorboard"]
+__all__ = ["Begun", "Line", "Output", "Summary", "Tracker", "csv", "jsonl", "tensorboard"]

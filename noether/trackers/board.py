@@ -9,7 +9,7 @@ import yaml
 
 from noether.callback import factory
 from noether.plain import plain
-from noether.trackers.tracker import Begun, Line, Summary, Tracker, needs, place
+from noether.trackers.tracker import Begun, Line, Output, Summary, Tracker, needs, place
 
 
 @factory
@@ -17,7 +17,8 @@ def tensorboard(*, path: str | None = None) -> Tracker:
     """Write event files for TensorBoard (extra `tensorboard`): scalars by update.
 
     Into the folder `path`, by default `trackers/tensorboard` in the run directory. Epochs and
-    samples are scalars too, the configuration and the summary texts. What was written after the
+    samples are scalars too, the configuration and the summary texts; of what callbacks write,
+    pictures (`.png`) and texts are shown. What was written after the
     checkpoint that a session goes on from is purged.
 
     >>> tensorboard(path="logs").name
@@ -38,7 +39,7 @@ def tensorboard(*, path: str | None = None) -> Tracker:
         needs("tensorboard", "tensorboard")
         place(path, "tensorboard", run_dir)
 
-    return Tracker("tensorboard", begin, _log, _end, check)
+    return Tracker("tensorboard", begin, _log, _end, _show, check)
 
 
 def _log(writer: Any, line: Line) -> None:
@@ -48,6 +49,18 @@ def _log(writer: Any, line: Line) -> None:
     for name in ("epoch", "sample"):
         writer.add_scalar(f"progress/{name}", getattr(now, name), now.update)
     writer.flush()
+
+
+def _show(writer: Any, output: Output) -> None:
+    name, update = output.name, output.now.update
+    if output.path.suffix == ".png":
+        import numpy
+        from PIL import Image
+
+        with Image.open(output.path) as picture:
+            writer.add_image(name, numpy.asarray(picture.convert("RGB")), update, dataformats="HWC")
+    elif output.path.suffix == ".txt":
+        writer.add_text(name, output.path.read_text(encoding="utf-8"), update)
 
 
 def _end(writer: Any, summary: Mapping[str, Summary], state: str) -> None:

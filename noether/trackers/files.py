@@ -4,6 +4,7 @@ import csv as values
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -33,7 +34,8 @@ def csv(*, path: str | None = None) -> Tracker:
         file.flush()
 
     begin = _opener(path, "metrics.csv", _is_row, ",".join(COLUMNS))
-    return Tracker("csv", begin, log, _end, lambda run_dir: _checked(path, "metrics.csv", run_dir))
+    check = partial(_checked, path, "metrics.csv")
+    return Tracker("csv", begin, log, _end, check=check)
 
 
 @factory
@@ -53,9 +55,8 @@ def jsonl(*, path: str | None = None) -> Tracker:
         file.flush()
 
     begin = _opener(path, "metrics.jsonl", _is_line)
-    return Tracker(
-        "jsonl", begin, log, _end, lambda run_dir: _checked(path, "metrics.jsonl", run_dir)
-    )
+    check = partial(_checked, path, "metrics.jsonl")
+    return Tracker("jsonl", begin, log, _end, check=check)
 
 
 def _counts(line: Line) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from noether.journal import read
 from noether.trackers.summary import summed
-from noether.trackers.tracker import Begun, Line, Summary, Tracker
+from noether.trackers.tracker import Begun, Line, Output, Summary, Tracker
 
 MOST = 10_000
 """Lines that wait at most; a tracker that is slower than that loses the next ones."""
@@ -24,7 +24,7 @@ class Sender:
 
     tracker: Tracker
     begun: Begun
-    waiting: Queue[Line | str] = field(default_factory=lambda: Queue(MOST))
+    waiting: Queue[Line | Output | str] = field(default_factory=lambda: Queue(MOST))
     lost: int = 0
     error: str = ""
     """What went wrong first."""
@@ -42,10 +42,10 @@ def start(tracker: Tracker, begun: Begun) -> Sender:
     return made
 
 
-def send(sender: Sender, line: Line) -> None:
-    """Hand a line over, without waiting."""
+def send(sender: Sender, told: Line | Output) -> None:
+    """Hand something over, without waiting."""
     try:
-        sender.waiting.put_nowait(line)
+        sender.waiting.put_nowait(told)
     except Full:
         _lose(sender, "it is too slow, or hangs")
 
@@ -89,8 +89,11 @@ def _serve(sender: Sender) -> None:
     handle = _tried(sender, sender.tracker.begin, sender.begun)
     known = _earlier(sender.begun)
     while not isinstance(item := sender.waiting.get(), str):
-        known = summed(known, item.metrics)
-        _tried(sender, sender.tracker.log, handle, item)
+        if isinstance(item, Line):
+            known = summed(known, item.metrics)
+            _tried(sender, sender.tracker.log, handle, item)
+        elif sender.tracker.show is not None:
+            _tried(sender, sender.tracker.show, handle, item)
     _tried(sender, sender.tracker.end, handle, known, item)
 
 
@@ -103,11 +106,8 @@ def _tried(sender: Sender, function: Callable[..., Any], *args: Any) -> Any:
         return _lose(sender, f"{type(error).__name__}: {error}")
 
 
-class Nothing:
-    """What is there of a tracker that could not begin."""
-
-
-NOTHING = Nothing()
+NOTHING: Any = object()
+"""What is there of a tracker that could not begin."""
 
 
 def _lose(sender: Sender, why: str) -> Any:
@@ -128,5 +128,5 @@ def _earlier(begun: Begun) -> Mapping[str, Summary]:
                     known, {name: float(value) for name, value in row["metrics"].items()}
                 )
     except Exception:
-        return known
+        return known  # a summary of less is better than a tracker that tracks nothing
     return known

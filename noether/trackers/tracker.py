@@ -33,6 +33,15 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
+class Output:
+    """A file that a callback had written: a figure, a table, tensors."""
+
+    now: Progress
+    name: str
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
     """Of one metric over the run: extremes, the last value, and the best where that is known."""
 
@@ -54,6 +63,8 @@ class Tracker:
     log: Callable[[Any, Line], None]
     end: Callable[[Any, Mapping[str, Summary], str], None]
     """Also gets the run's last state: done, failed or preempted."""
+    show: Callable[[Any, Output], None] | None = None
+    """For files that callbacks write; None: it takes none."""
     check: Callable[[Path | None], None] = lambda run_dir: None
     """Called with the run's series before anything else; raises ConfigurationError where something
     is missing."""

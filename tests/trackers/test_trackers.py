@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,19 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 import noether
-from noether import Callback, ConfigurationError, HookError, TrainState, every, hooks, trackers
+from noether import (
+    Callback,
+    ConfigurationError,
+    HookError,
+    TrainState,
+    Write,
+    every,
+    hooks,
+    trackers,
+)
 from noether.journal import read
 from noether.trackers import Begun, Line, Summary, Tracker, sending
 from noether.trackers.summary import summed
@@ -150,6 +161,30 @@ def test_tensorboard_has_samples_configuration_and_summary(tmp_path: Path) -> No
     }
     assert b"batch_size: 4" in texts["config/text_summary"]
     assert b"state: done" in texts["summary/text_summary"]
+
+
+def test_tensorboard_shows_pictures_and_texts_that_callbacks_write(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def draw(state: TrainState) -> list[Write]:
+        picture = torch.zeros(3, 4, 6)
+        picture[0, :, state.now.update :] = 1.0
+        return [
+            Write("stripes.png", picture),
+            Write("words.txt", "so it is"),
+            Write("raw", picture),
+        ]
+
+    drawing = every(updates=3)(Callback("drawing", on_schedule=draw))
+    train(tmp_path, drawing, trackers=[trackers.tensorboard(), trackers.csv()])
+    found = EventAccumulator(str(tmp_path / "1" / "trackers" / "tensorboard"))
+    found.Reload()
+    first, last = found.Images("stripes.png")
+    assert (first.step, last.step, first.width, first.height) == (3, 6, 6, 4)
+    with Image.open(BytesIO(first.encoded_image_string)) as opened:
+        assert [opened.getpixel((x, 0)) for x in (2, 3)] == [(0, 0, 0), (255, 0, 0)]
+    (text, _) = found.Tensors("words.txt/text_summary")
+    assert text.tensor_proto.string_val[0] == b"so it is"
 
 
 VICTIM = """
