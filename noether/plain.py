@@ -1,7 +1,7 @@
 """Values as JSON writes them; what JSON has no word for is spelt out."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 
@@ -26,3 +26,24 @@ def _key(key: Any) -> str:
     if not isinstance(key, str):
         raise TypeError(f"JSON has no key {key!r}: use a string")
     return key
+
+
+def flat(value: Any) -> dict[str, str]:
+    """The values of a tree of mappings and lists as text, by their dotted paths.
+
+    >>> flat({"run": {"seed": 1}, "sizes": [2, 3]})
+    {'run.seed': '1', 'sizes.0': '2', 'sizes.1': '3'}
+    """
+    return dict(_leaves(value, ""))
+
+
+def _leaves(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    parts: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, Mapping):
+        parts = value.items()
+    elif isinstance(value, list | tuple):
+        parts = enumerate(value)
+    else:
+        yield path, str(value)
+    for key, item in parts:
+        yield from _leaves(item, f"{path}.{key}" if path else str(key))

@@ -1,10 +1,11 @@
 """What a page about runs says, as plain values: sentences, curves, firings, times, settings."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from noether.live import span
+from noether.plain import flat
 from noether.report.reading import History, Series, settings
 
 GROUPS = (
@@ -152,20 +153,7 @@ def _hook_times(made: History) -> dict[str, float]:
 
 def differences(histories: Sequence[History]) -> list[tuple[str, list[str]]]:
     """The settings that are not the same in all runs, with their values in each."""
-    flat = [dict(_flat(settings(made))) for made in histories]
-    keys = dict.fromkeys(key for each in flat for key in each)
-    rows = [(key, [each.get(key, "not set") for each in flat]) for key in keys]
+    told = [flat(settings(made)) for made in histories]
+    keys = dict.fromkeys(key for each in told for key in each)
+    rows = [(key, [each.get(key, "not set") for each in told]) for key in keys]
     return [(key, values) for key, values in rows if len(set(values)) > 1]
-
-
-def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    parts: Iterable[tuple[Any, Any]] | None = None
-    if isinstance(value, Mapping):
-        parts = value.items()
-    elif isinstance(value, list):
-        parts = enumerate(value)
-    if parts is None:
-        yield path, str(value)
-        return
-    for key, item in parts:
-        yield from _flat(item, f"{path}.{key}" if path else str(key))

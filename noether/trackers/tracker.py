@@ -23,6 +23,11 @@ class Begun:
     now: Progress = field(default_factory=Progress)
     """Where the session goes on: what was tracked of later updates will come again."""
 
+    @property
+    def name(self) -> str | None:
+        """A name for the run where people have given none: its directory's."""
+        return None if self.run is None else "-".join(self.run.resolve().parts[-2:])
+
 
 @dataclass(frozen=True, slots=True)
 class Line:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -36,6 +37,8 @@ from noether.trackers import Begun, Line, Summary, Tracker, sending
 from noether.trackers.summary import summed
 from tests.group import ROOT, Group
 from tests.strategies import net, samples, sgd, squared_error
+
+pytestmark = pytest.mark.filterwarnings("default")  # what the libraries are warned of is theirs
 
 SAVING = hooks.checkpoint(schedule=every(updates=2))
 LOSS = "loss/online/total/U1"
@@ -98,11 +101,80 @@ def of_tensorboard(run: Path) -> list[tuple[int, float]]:
     return [(each.step, each.value) for each in found.Scalars(LOSS)]
 
 
+def of_mlflow(run: Path) -> list[tuple[int, float]]:
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{run / 'trackers' / 'mlflow.db'}")
+    found = client.get_metric_history(mlflow_id(run), LOSS)
+    return [(each.step, each.value) for each in found]
+
+
+def mlflow_id(run: Path) -> str:
+    return str(json.loads((run / "trackers" / "mlflow.json").read_text())["id"])
+
+
+def of_trackio(run: Path) -> list[tuple[int, float]]:
+    from trackio.utils import TRACKIO_DIR
+
+    with sqlite3.connect(Path(TRACKIO_DIR) / f"{run.parent.name}.db") as database:
+        rows = database.execute("select step, metrics from metrics order by id").fetchall()
+    return [(step, found[LOSS]) for step, text in rows if LOSS in (found := json.loads(text))]
+
+
+def of_wandb(run: Path) -> list[tuple[int, float]]:
+    found = []
+    for record in wandb_records(run):
+        if record.WhichOneof("record_type") == "history":
+            items = {i.key or "/".join(i.nested_key): i.value_json for i in record.history.item}
+            if LOSS in items:
+                found.append((int(items["_step"]), float(items[LOSS])))
+    return found
+
+
+def wandb_records(run: Path) -> Iterator[Any]:
+    """What its files hold: records in blocks of 32 KiB, each part behind 7 bytes of its own."""
+    from wandb.proto import wandb_internal_pb2
+
+    kinds: Any = wandb_internal_pb2
+    for file in sorted((run / "trackers" / "wandb").glob("offline-run*/*.wandb")):
+        data, at, whole = file.read_bytes(), 7, b""
+        while at + 7 <= len(data):
+            left = 32768 - at % 32768
+            if left < 7:
+                at += left
+                continue
+            length, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
+            whole += data[at + 7 : at + 7 + length]
+            at += 7 + length
+            if kind in (1, 4):  # whole, or the last part
+                yield kinds.Record.FromString(whole)
+                whole = b""
+
+
 READERS: dict[str, Callable[[Path], list[tuple[int, float]]]] = {
     "csv": of_csv,
     "jsonl": of_jsonl,
+    "mlflow": of_mlflow,
     "tensorboard": of_tensorboard,
+    "trackio": of_trackio,
+    "wandb": of_wandb,
 }
+
+
+def made(name: str, series: Path) -> Tracker:
+    """A tracker that writes here."""
+    options: dict[str, Any] = {"wandb": {"offline": True}, "trackio": {"project": series.name}}
+    tracker: Tracker = getattr(trackers, name)(**options.get(name, {}))
+    return tracker
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What trackers keep of themselves goes where tests may write."""
+    if "trackio" not in sys.modules:  # it looks once
+        os.environ["TRACKIO_DIR"] = str(tmp_path_factory.mktemp("trackio"))
+    for name in ("CACHE", "CONFIG", "DATA"):
+        monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path_factory.mktemp("wandb")))
 
 
 def near(found: list[tuple[int, float]], wanted: list[tuple[int, float]]) -> bool:
@@ -113,16 +185,15 @@ def near(found: list[tuple[int, float]], wanted: list[tuple[int, float]]) -> boo
 
 @pytest.mark.parametrize("name", READERS)
 def test_what_is_tracked_is_what_the_journal_holds(name: str, tmp_path: Path) -> None:
-    train(tmp_path, trackers=[getattr(trackers, name)()])
+    train(tmp_path, trackers=[made(name, tmp_path)])
     assert near(READERS[name](tmp_path / "1"), logged(tmp_path / "1"))
 
 
 @pytest.mark.parametrize("name", READERS)
 @pytest.mark.parametrize("update", [1, 4, 5])
 def test_a_resumed_run_tracks_no_tick_twice(name: str, update: int, tmp_path: Path) -> None:
-    made = getattr(trackers, name)
-    broken(tmp_path, update, trackers=[made()])
-    train(tmp_path, SAVING, trackers=[made()], resume="auto")
+    broken(tmp_path, update, trackers=[made(name, tmp_path)])
+    train(tmp_path, SAVING, trackers=[made(name, tmp_path)], resume="auto")
     (run,) = [each for each in tmp_path.iterdir() if read_state(each) == "done"]
     found = READERS[name](run)
     assert [at for at, _ in found] == [1, 2, 3, 4, 5, 6]
@@ -137,9 +208,8 @@ def read_state(run: Path) -> Any:
 def test_files_hold_the_configuration_and_the_summary_of_all_sessions(
     name: str, tmp_path: Path
 ) -> None:
-    made = getattr(trackers, name)
-    broken(tmp_path, 4, trackers=[made()])
-    train(tmp_path, SAVING, trackers=[made()], resume="auto")
+    broken(tmp_path, 4, trackers=[made(name, tmp_path)])
+    train(tmp_path, SAVING, trackers=[made(name, tmp_path)], resume="auto")
     folder = tmp_path / "1" / "trackers"
     losses = [loss for _, loss in logged(tmp_path / "1")]
     told = json.loads((folder / "metrics.summary.json").read_text())

@@ -1,0 +1,96 @@
+"""Weights & Biases as a tracker."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from noether.callback import factory
+from noether.plain import plain
+from noether.trackers.remembered import keep, recall
+from noether.trackers.tracker import FOLDER, Begun, Line, Output, Summary, Tracker, needs
+
+
+@dataclass(slots=True)
+class Open:
+    """A run of theirs, and the last update that it knows."""
+
+    run: Any
+    begun: Begun
+    known: int
+
+
+@factory
+def wandb(
+    *,
+    project: str = "noether",
+    name: str | None = None,
+    entity: str | None = None,
+    group: str | None = None,
+    tags: Sequence[str] = (),
+    offline: bool = False,
+) -> Tracker:
+    """Log to Weights & Biases (extra `wandb`): metrics by update, settings, pictures, summary.
+
+    offline: write into `trackers/wandb` of the run directory, for `wandb sync` to send later.
+
+    A resumed run goes on in its run of theirs, without what was handed over already.
+
+    >>> wandb(project="digits", offline=True).name
+    'wandb'
+    """
+    options: dict[str, Any] = {"project": project, "entity": entity, "group": group}
+
+    def begin(begun: Begun) -> Open:
+        import wandb
+
+        known = recall(begun, "wandb") if begun.now.update else {}
+        folder = None if begun.run is None else begun.run / FOLDER
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+        run = wandb.init(
+            **options,
+            name=name or begun.name,
+            tags=[*tags],
+            id=known.get("id", uuid4().hex[:8]),
+            resume="allow",
+            mode="offline" if offline else "online",
+            dir=None if folder is None else str(folder),
+            config=plain(begun.config),
+            settings=wandb.Settings(console="off", silent=True),
+        )
+        return Open(run, begun, known.get("update", -1))
+
+    return Tracker("wandb", begin, _log, _end, _show, _check)
+
+
+def _check(run_dir: Path | None) -> None:
+    needs("wandb", "wandb")
+
+
+def _log(opened: Open, line: Line) -> None:
+    now = line.now
+    if now.update <= opened.known:
+        return
+    counts = {f"progress/{name}": getattr(now, name) for name in ("epoch", "sample", "seconds")}
+    opened.run.log({**line.metrics, **counts}, step=now.update)
+    keep(opened.begun, "wandb", id=opened.run.id, update=now.update)
+
+
+def _show(opened: Open, output: Output) -> None:
+    import wandb
+
+    if output.now.update <= opened.known:
+        return
+    if output.path.suffix == ".png":
+        picture = wandb.Image(str(output.path))
+        opened.run.log({output.name: picture}, step=output.now.update)
+    else:
+        opened.run.log_artifact(str(output.path), type="output")
+
+
+def _end(opened: Open, summary: Mapping[str, Summary], state: str) -> None:
+    for name, each in summary.items():
+        opened.run.summary[name] = plain(asdict(each))
+    opened.run.finish(exit_code=0 if state == "done" else 1)
