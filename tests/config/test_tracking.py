@@ -16,7 +16,9 @@ def loaded(folder: Path, trackers: str) -> Any:
 
 
 def test_a_run_tracks_where_its_file_says(tmp_path: Path) -> None:
-    loaded(tmp_path, "[csv, {kind: jsonl, path: lines.jsonl}, tensorboard]").train()
+    lines = tmp_path / "lines.jsonl"
+    loaded(tmp_path, f"[csv, {{kind: jsonl, path: {lines}}}, tensorboard]").train()
+    assert lines.is_file()
     folder = tmp_path / "runs" / "1" / "trackers"
     assert {each.name for each in folder.iterdir()} >= {"metrics.csv", "tensorboard"}
 
