@@ -70,6 +70,7 @@ def test_what_is_not_performed_had_a_loss_that_was_not_finite(states: States) ->
             assert not math.isfinite(state.losses["total"])
 
 
+@pytest.mark.filterwarnings("ignore:Generating overly large repr")  # what is found is long
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("skipped", [False, True])
