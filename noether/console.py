@@ -108,11 +108,13 @@ class Console:
 
     def passing(self, name: str, done: int, total: int | None) -> None:
         """Redraw with the batches of a pass that are done."""
-        self._doing(f"{name}: batch {done}{'' if total is None else f'/{total}'}")
+        text = f"{name}: batch {done}{'' if total is None else f'/{total}'}"
+        self._doing(text, done / total if total else None)
 
     def verifying(self, name: str, done: int, total: int) -> None:
         """Redraw with the bytes of checkpoints that are verified."""
-        self._doing(f"verifying {printable(name)}: {told(done)} of {told(total)}")
+        text = f"verifying {printable(name)}: {told(done)} of {told(total)}"
+        self._doing(text, done / total if total else None)
 
     def reading(self, name: str, rows: int) -> None:
         """Redraw with the rows of a file that are read."""
@@ -127,9 +129,9 @@ class Console:
             print("\r\x1b[2K", end="", file=self.err, flush=True)
         self.drawn = 0.0
 
-    def _doing(self, text: str) -> None:
+    def _doing(self, text: str, share: float | None = None) -> None:
         if self._due(self.clock()):
-            self._show(replace(self.view or View(), doing=text))
+            self._show(replace(self.view or View(), doing=text, done=share))
 
     def _telling(self) -> bool:
         """Whether who reads the lines sees the block under them."""

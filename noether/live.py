@@ -42,6 +42,8 @@ class View:
     """Updates, and the callbacks that are due in them."""
     doing: str = ""
     """What training stands still for."""
+    done: float | None = None
+    """The share of it that is done, where that is known."""
 
 
 def with_best(
@@ -111,7 +113,7 @@ def panel(view: View) -> Any:
         due = ", ".join(f"{printable(name)} at {at}" for at, name in view.coming[:MOST_FIRINGS])
         rows.append(Text(f"next: {due}", style="dim", no_wrap=True, overflow="ellipsis"))
     if view.doing:
-        rows.append(Text(printable(view.doing), style="cyan"))
+        rows.append(_below(view))
     return Group(*rows)
 
 
@@ -131,6 +133,17 @@ def _head(view: View) -> Any:
     counts = line(plain) if share is None else line(View(view.now, view.total)).split("%  ", 1)[1]
     head.add_row(*cells, counts, *_left(view))
     return head
+
+
+def _below(view: View) -> Any:
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    below = Table.grid(padding=(0, 2))
+    bars = [] if view.done is None else [ProgressBar(1.0, view.done, width=24)]
+    below.add_row(*bars, Text(printable(view.doing), style="cyan"))
+    return below
 
 
 def _table(view: View, shown: Sequence[str]) -> Any:

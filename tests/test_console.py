@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pty
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -118,9 +119,12 @@ def test_batches_of_a_pass_are_counted_below_the_block(
     ours, stream = terminal
     console = Console(io.StringIO(), stream, clock=seconds())
     ticked(console)
-    console.passing("offline_loss/val", 2, 7)
+    console.passing("offline_loss/val", 3, 6)
+    seen = shown(ours, stream)
+    (row,) = [each for each in seen.splitlines() if "offline_loss/val: batch 3/6" in each]
+    bar = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", row.partition("offline_loss")[0])
+    assert (len(bar.strip()), bar.find("╺")) == (24, 12)
     console.wipe()
-    assert "offline_loss/val: batch 2/7" in shown(ours, stream)
 
 
 def test_redrawing_is_limited_by_the_clock(terminal: tuple[int, io.TextIOWrapper]) -> None:
