@@ -21,7 +21,7 @@ def csv(*, path: str | None = None) -> Tracker:
     """Write a row for each value: update, epoch, sample, seconds, metric, value.
 
     Into `path`, by default `trackers/metrics.csv` in the run directory; beside it go the summary
-    and the configuration, as JSON.
+    and the configuration, as JSON. A fresh run begins the file anew, a resumed one cuts it back.
 
     >>> csv(path="metrics.csv").name
     'csv'
@@ -43,7 +43,7 @@ def jsonl(*, path: str | None = None) -> Tracker:
     """Write a JSON value a line for each tick: update, epoch, sample, seconds, metrics.
 
     Into `path`, by default `trackers/metrics.jsonl` in the run directory; beside it go the summary
-    and the configuration.
+    and the configuration. A fresh run begins the file anew, a resumed one cuts it back.
 
     >>> jsonl().name
     'jsonl'
