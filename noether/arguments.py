@@ -117,7 +117,14 @@ def _choices(options: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _trackers(options: Mapping[str, Any]) -> Iterator[str]:
-    for tracker in options["trackers"]:
+    given = options["trackers"]
+    if not isinstance(given, list | tuple):
+        yield f"trackers is a {type(given).__name__}; expected a list, [trackers.csv()] say"
+        return
+    names = [tracker.name for tracker in given if isinstance(tracker, Tracker)]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield f"two trackers are {name!r}, and would write over each other; give one of a kind"
+    for tracker in given:
         if not isinstance(tracker, Tracker):
             yield f"trackers: {tracker!r} is none; make one by noether.trackers, `csv()` say"
             continue

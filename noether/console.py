@@ -92,13 +92,14 @@ class Console:
 
         What is `coming`, updates and callbacks, is asked for only to be drawn.
         """
+        if state.fresh and self.form == "json":
+            metrics = {name: state.metrics[name] for name in sorted(state.fresh)}
+            now = {name: getattr(state.now, name) for name in ("epoch", "update", "sample")}
+            self._json("metrics", **now, metrics=metrics)
+        if not self._drawable():
+            return
         if state.fresh:
-            update = state.now.update
-            self.best = with_best(self.best, state.fresh, state.metrics, update)
-            if self.form == "json":
-                metrics = {name: state.metrics[name] for name in sorted(state.fresh)}
-                now = {name: getattr(state.now, name) for name in ("epoch", "update", "sample")}
-                self._json("metrics", **now, metrics=metrics)
+            self.best = with_best(self.best, state.fresh, state.metrics, state.now.update)
         reading = self.clock()
         if self.started is None:
             self.started = _mark(state, reading)

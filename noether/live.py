@@ -89,8 +89,7 @@ def line(view: View) -> str:
     """
     if view.doing or view.now is None:
         return view.doing
-    now, total, share = view.now, view.total, _share(view)
-    parts = [f"epoch {now.epoch}{_of(total.epoch)}", f"update {now.update}{_of(total.update)}"]
+    parts, share = [_counts(view.now, view.total)], _share(view)
     if share is not None:
         filled = round(share * BAR)
         parts.insert(0, f"[{'#' * filled}{'.' * (BAR - filled)}] {share:4.0%}")
@@ -104,7 +103,7 @@ def panel(view: View) -> Any:
     from rich.console import Group
     from rich.text import Text
 
-    rows: list[Any] = [] if view.now is None else [_head(view)]
+    rows: list[Any] = [] if view.now is None else [_head(view, view.now)]
     if rates := "  ".join(_rates(view)):
         rows.append(Text(rates, style="dim"))
     if shown := readings(view):
@@ -122,16 +121,14 @@ def can_draw() -> bool:
     return find_spec("rich") is not None
 
 
-def _head(view: View) -> Any:
+def _head(view: View, now: Progress) -> Any:
     from rich.progress_bar import ProgressBar
     from rich.table import Table
 
     share = _share(view)
     head = Table.grid(padding=(0, 2))
     cells: list[Any] = [] if share is None else [ProgressBar(1.0, share, width=24), f"{share:.0%}"]
-    plain = View(view.now, UNKNOWN)
-    counts = line(plain) if share is None else line(View(view.now, view.total)).split("%  ", 1)[1]
-    head.add_row(*cells, counts, *_left(view))
+    head.add_row(*cells, _counts(now, view.total), *_left(view))
     return head
 
 
@@ -148,6 +145,7 @@ def _below(view: View) -> Any:
 
 def _table(view: View, shown: Sequence[str]) -> Any:
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, padding=(0, 2), pad_edge=False, header_style="dim")
     for title, side in (("metric", "left"), ("now", "right"), ("best", "right"), ("at", "right")):
@@ -156,7 +154,8 @@ def _table(view: View, shown: Sequence[str]) -> Any:
         best, value = view.best.get(name), view.metrics[name]
         style = "bold green" if best is not None and value == best.value else ""
         told = ("", "") if best is None else (f"{best.value:.4g}", str(best.update))
-        table.add_row(printable(name), f"{value:.4g}", *told, style=style)
+        # As text: a string may hold what the library takes for a style.
+        table.add_row(Text(printable(name)), f"{value:.4g}", *told, style=style)
     return table
 
 
@@ -178,6 +177,10 @@ def _share(view: View) -> float | None:
 def _left(view: View) -> Iterator[str]:
     if view.now is not None and view.total.update and view.pace is not None:
         yield f"{span(view.pace * max(view.total.update - view.now.update, 0))} left"
+
+
+def _counts(now: Progress, total: Progress) -> str:
+    return f"epoch {now.epoch}{_of(total.epoch)}  update {now.update}{_of(total.update)}"
 
 
 def span(seconds: float) -> str:

@@ -146,14 +146,17 @@ def train(
     HookError, NonFiniteError or CheckpointError from the run; after a SIGTERM `Preempted` (exit
     code 75), after a SIGINT KeyboardInterrupt, each with a checkpoint committed.
     """
-    given: Any = callbacks
-    single = isinstance(given, Callback) or callable(given)
-    pipeline = chain(given if single else tuple(given))
-    options = {**locals(), "callbacks": pipeline}
+    options: dict[str, Any] = {**locals()}
+    pipeline = options["callbacks"] = _chained(callbacks)
     ranks = ranks_here()
     checked(options, pipeline, ranks=ranks.size)
     with listening() as signals, joined(ranks), randomness.kept():
         return _trained(options, pipeline, signals, ranks)
+
+
+def _chained(given: Any) -> Pipeline:
+    single = isinstance(given, Callback) or callable(given)
+    return chain(given if single else tuple(given))
 
 
 def _trained(

@@ -90,6 +90,19 @@ def test_a_terminal_gets_a_block_with_rates_metrics_their_best_and_what_comes_ne
     assert "next: checkpoint at 3" in last
 
 
+@pytest.mark.parametrize("name", ["loss/[/val]", "loss/[red]val", "loss/a\x1b[2Jb"])
+def test_the_name_of_a_metric_is_shown_as_it_is(
+    terminal: tuple[int, io.TextIOWrapper], name: str
+) -> None:
+    ours, stream = terminal
+    console = Console(io.StringIO(), stream, clock=seconds())
+    console.tick(at(1, metrics={name: 0.5}, fresh=frozenset([name])), lambda: [(3, name)])
+    seen = shown(ours, stream)
+    shown_name = name.replace("\x1b", "\\x1b")
+    assert f"{shown_name} " in seen
+    assert f"next: {shown_name} at 3" in seen
+
+
 def test_a_line_that_is_said_takes_the_place_of_the_block(
     terminal: tuple[int, io.TextIOWrapper],
 ) -> None:

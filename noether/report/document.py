@@ -74,6 +74,7 @@ def headline(made: History) -> str:
         "failed": f"Failed at update {at}",
         "preempted": f"Interrupted at update {at}; it can go on from there",
         "running": f"Running, at update {at}",
+        "killed": f"Its process is gone, after update {at}; it can go on from a checkpoint",
     }.get(state, f"Its status is unknown; the last row is of update {at}")
     by = f" (asked by {made.stops[-1][0]})" if made.stops and state == "done" else ""
     return f"{begun}{f': {reason}' if reason else ''}{by}"

@@ -9,7 +9,7 @@ from pathlib import Path
 from noether.console import Console
 from noether.errors import ConfigurationError
 from noether.report.reading import History, history
-from noether.report.rendering import AGAIN, page
+from noether.report.rendering import AGAIN, library, page
 from noether.storage import replace_text
 
 
@@ -29,6 +29,7 @@ def publish(
 
     Raises ConfigurationError where there is no run, or no place to write to.
     """
+    library()  # before minutes of reading
     while True:
         histories = [_read(path, console) for path in paths]
         goes_on = live and any(made.status.get("state") == "running" for made in histories)

@@ -12,7 +12,7 @@ from noether.errors import CheckpointError, ConfigurationError
 from noether.journal import read
 from noether.live import better
 from noether.report.thinned import Moments, Thinned
-from noether.rundir import read_status, runs
+from noether.rundir import owner, read_status, runs
 
 JOURNAL = "journal.jsonl"
 TELL_EVERY = 20_000
@@ -49,8 +49,6 @@ class History:
     """The update at which each session began."""
     stops: list[tuple[str, int, str]] = field(default_factory=list)
     """Which callback asked to stop, when, and why."""
-    final: Mapping[str, float] = field(default_factory=dict)
-    """What the closing tick logged."""
     position: Mapping[str, Any] = field(default_factory=dict)
     """Counts of the last row."""
 
@@ -86,10 +84,14 @@ def settings(made: History) -> Any:
 
 
 def _status(run: Path) -> Mapping[str, Any]:
+    """What `status.json` says, but of a run whose process is gone that it was killed."""
     try:
-        return read_status(run)
-    except (OSError, ValueError):
+        status = read_status(run)
+    except CheckpointError:
         return {}
+    owned = owner(run)
+    gone = status.get("state") == "running" and owned is not None and owned.owns is False
+    return {**status, "state": "killed"} if gone else status
 
 
 def _text(path: Path) -> str:
@@ -105,8 +107,6 @@ def _add(made: History, row: Mapping[str, Any]) -> None:
     update = int(row["update"])
     if row["tick"] == "start":
         made.sessions.append(update)
-    if row["tick"] == "end":
-        made.final = {name: float(value) for name, value in row["metrics"].items()}
     for name, value in row["metrics"].items():
         _measure(made.series.setdefault(name, Series()), name, update, float(value))
     for by in dict.fromkeys(effect["by"] for effect in row["effects"]):

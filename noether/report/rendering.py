@@ -56,6 +56,12 @@ def _asset(name: str) -> str:
 
 def _plotly() -> str:
     """The library's own script, which draws in the browser."""
+    script = library() / "package_data" / "plotly.min.js"
+    return script.read_text(encoding="utf-8").replace("</script", "<\\/script")
+
+
+def library() -> Path:
+    """Where the library that draws is; raises ConfigurationError where it is missing."""
     found = find_spec("plotly")
     if found is None or found.origin is None:
         raise ConfigurationError(
@@ -64,5 +70,4 @@ def _plotly() -> str:
                 "pip install 'noether-callbacks[report]'"
             ]
         )
-    script = Path(found.origin).parent / "package_data" / "plotly.min.js"
-    return script.read_text(encoding="utf-8").replace("</script", "<\\/script")
+    return Path(found.origin).parent

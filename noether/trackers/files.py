@@ -34,8 +34,7 @@ def csv(*, path: str | None = None) -> Tracker:
         file.flush()
 
     begin = _opener(path, "metrics.csv", _is_row, ",".join(COLUMNS))
-    check = partial(_checked, path, "metrics.csv")
-    return Tracker("csv", begin, log, _end, check=check)
+    return Tracker("csv", begin, log, _end, check=partial(place, path, "metrics.csv"))
 
 
 @factory
@@ -55,8 +54,7 @@ def jsonl(*, path: str | None = None) -> Tracker:
         file.flush()
 
     begin = _opener(path, "metrics.jsonl", _is_line)
-    check = partial(_checked, path, "metrics.jsonl")
-    return Tracker("jsonl", begin, log, _end, check=check)
+    return Tracker("jsonl", begin, log, _end, check=partial(place, path, "metrics.jsonl"))
 
 
 def _counts(line: Line) -> dict[str, Any]:
@@ -80,10 +78,6 @@ def _opener(
         return open(target, "a", encoding="utf-8", newline="")
 
     return begin
-
-
-def _checked(path: str | None, name: str, run_dir: Path | None) -> None:
-    place(path, name, run_dir)
 
 
 def _kept(target: Path, earlier: Callable[[str, int], bool], update: int) -> list[str]:

@@ -10,7 +10,17 @@ from typing import Any
 from noether.callback import factory
 from noether.plain import flat, plain
 from noether.trackers.remembered import keep, recall
-from noether.trackers.tracker import Begun, Line, Output, Summary, Tracker, needs, place
+from noether.trackers.tracker import (
+    FOLDER,
+    Begun,
+    Line,
+    Output,
+    Summary,
+    Tracker,
+    needs,
+    place,
+    with_counts,
+)
 
 SAMPLE = "progress/sample"
 """Logged with every tick: its steps tell how far a run has been tracked."""
@@ -46,7 +56,7 @@ def mlflow(
 
         where = uri or f"sqlite:///{place(None, 'mlflow.db', begun.run).resolve()}"
         if uri is None and begun.run is not None:
-            (begun.run / "trackers").mkdir(parents=True, exist_ok=True)
+            (begun.run / FOLDER).mkdir(parents=True, exist_ok=True)
         client = MlflowClient(where)
         known = recall(begun, "mlflow").get("id")
         if known is not None and begun.now.update:
@@ -81,9 +91,8 @@ def _log(opened: Open, line: Line) -> None:
     update = line.now.update
     if update <= opened.known:
         return
-    told = {**line.metrics, SAMPLE: line.now.sample, "progress/epoch": line.now.epoch}
     now = int(1000 * time())
-    metrics = [Metric(name, float(value), now, update) for name, value in told.items()]
+    metrics = [Metric(n, float(value), now, update) for n, value in with_counts(line).items()]
     opened.client.log_batch(opened.run, metrics=metrics)
 
 

@@ -9,7 +9,16 @@ import yaml
 
 from noether.callback import factory
 from noether.plain import plain
-from noether.trackers.tracker import Begun, Line, Output, Summary, Tracker, needs, place
+from noether.trackers.tracker import (
+    Begun,
+    Line,
+    Output,
+    Summary,
+    Tracker,
+    needs,
+    place,
+    with_counts,
+)
 
 
 @factory
@@ -18,8 +27,8 @@ def tensorboard(*, path: str | None = None) -> Tracker:
 
     Into the folder `path`, by default `trackers/tensorboard` in the run directory. Epochs and
     samples are scalars too, the configuration and the summary texts; of what callbacks write,
-    pictures (`.png`) and texts are shown. What was written after the
-    checkpoint that a session goes on from is purged.
+    pictures (`.png`) and texts are shown. What was written after the checkpoint that a session
+    goes on from is purged.
 
     >>> tensorboard(path="logs").name
     'tensorboard'
@@ -43,11 +52,8 @@ def tensorboard(*, path: str | None = None) -> Tracker:
 
 
 def _log(writer: Any, line: Line) -> None:
-    now = line.now
-    for name, value in line.metrics.items():
-        writer.add_scalar(name, value, now.update)
-    for name in ("epoch", "sample"):
-        writer.add_scalar(f"progress/{name}", getattr(now, name), now.update)
+    for name, value in with_counts(line).items():
+        writer.add_scalar(name, value, line.now.update)
     writer.flush()
 
 

@@ -37,6 +37,12 @@ class Line:
     metrics: Mapping[str, float]
 
 
+def with_counts(line: Line) -> dict[str, float]:
+    """A tick's metrics, and beside the update what else counts: epochs, samples, seconds."""
+    counts = {f"progress/{n}": getattr(line.now, n) for n in ("epoch", "sample", "seconds")}
+    return {**line.metrics, **counts}
+
+
 @dataclass(frozen=True, slots=True)
 class Output:
     """A file that a callback had written: a figure, a table, tensors."""
@@ -70,7 +76,7 @@ class Tracker:
     """Also gets the run's last state: done, failed or preempted."""
     show: Callable[[Any, Output], None] | None = None
     """For files that callbacks write; None: it takes none."""
-    check: Callable[[Path | None], None] = lambda run_dir: None
+    check: Callable[[Path | None], Any] = lambda run_dir: None
     """Called with the run's series before anything else; raises ConfigurationError where something
     is missing."""
 

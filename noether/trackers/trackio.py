@@ -8,7 +8,7 @@ from typing import Any
 from noether.callback import factory
 from noether.plain import plain
 from noether.trackers.remembered import keep, recall
-from noether.trackers.tracker import Begun, Line, Summary, Tracker, needs
+from noether.trackers.tracker import Begun, Line, Summary, Tracker, needs, with_counts
 
 
 @dataclass(slots=True)
@@ -57,12 +57,10 @@ def _check(run_dir: Path | None) -> None:
 
 
 def _log(opened: Open, line: Line) -> None:
-    now = line.now
-    if now.update <= opened.known:
-        return
-    counts = {f"progress/{name}": getattr(now, name) for name in ("epoch", "sample", "seconds")}
-    opened.run.log(plain({**line.metrics, **counts}), step=now.update)
-    keep(opened.begun, "trackio", name=opened.run.name, update=now.update)
+    update = line.now.update
+    if update > opened.known:
+        opened.run.log(plain(with_counts(line)), step=update)
+        keep(opened.begun, "trackio", name=opened.run.name, update=update)
 
 
 def _end(opened: Open, summary: Mapping[str, Summary], state: str) -> None:

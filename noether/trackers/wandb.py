@@ -9,7 +9,16 @@ from uuid import uuid4
 from noether.callback import factory
 from noether.plain import plain
 from noether.trackers.remembered import keep, recall
-from noether.trackers.tracker import FOLDER, Begun, Line, Output, Summary, Tracker, needs
+from noether.trackers.tracker import (
+    FOLDER,
+    Begun,
+    Line,
+    Output,
+    Summary,
+    Tracker,
+    needs,
+    with_counts,
+)
 
 
 @dataclass(slots=True)
@@ -35,7 +44,8 @@ def wandb(
 
     offline: write into `trackers/wandb` of the run directory, for `wandb sync` to send later.
 
-    A resumed run goes on in its run of theirs, without what was handed over already.
+    A resumed run goes on in its run of theirs, without what was handed over already. Of that a
+    process that is killed may take with it what was still in theirs; the journal has it.
 
     >>> wandb(project="digits", offline=True).name
     'wandb'
@@ -70,12 +80,10 @@ def _check(run_dir: Path | None) -> None:
 
 
 def _log(opened: Open, line: Line) -> None:
-    now = line.now
-    if now.update <= opened.known:
-        return
-    counts = {f"progress/{name}": getattr(now, name) for name in ("epoch", "sample", "seconds")}
-    opened.run.log({**line.metrics, **counts}, step=now.update)
-    keep(opened.begun, "wandb", id=opened.run.id, update=now.update)
+    update = line.now.update
+    if update > opened.known:
+        opened.run.log(with_counts(line), step=update)
+        keep(opened.begun, "wandb", id=opened.run.id, update=update)
 
 
 def _show(opened: Open, output: Output) -> None:

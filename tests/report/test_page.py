@@ -17,7 +17,7 @@ from noether.journal import open_journal, row
 from noether.progress import Progress
 from noether.report import history, page, publish
 from noether.report.document import differences, document
-from noether.rundir import write_status
+from noether.rundir import lock, write_status
 from tests.strategies import net, samples, sgd, squared_error
 
 
@@ -186,6 +186,27 @@ def test_a_live_page_is_written_until_the_run_ends(tmp_path: Path) -> None:
     publish([run], None, Console(form="quiet"), live=True, sleep=sleep)
     assert seen == [True, True]
     assert "refresh" not in (run / "report.html").read_text().split("<style>")[0]
+
+
+def test_a_run_whose_process_is_gone_was_killed(tmp_path: Path) -> None:
+    def never(seconds: float) -> None:
+        raise AssertionError("a live page about it ends at once")
+
+    run = invented(tmp_path / "1", {"loss/a": 1.0})
+    write_status(run, state="running")
+    with lock(run):
+        assert told(run)["runs"][0]["headline"] == "Running, at update 1"
+    (found,) = told(run)["runs"]
+    assert (found["state"], found["headline"].split(",")[0]) == ("killed", "Its process is gone")
+    publish([run], None, Console(form="quiet"), live=True, sleep=never)
+
+
+def test_a_damaged_status_hides_no_curve(tmp_path: Path) -> None:
+    run = invented(tmp_path / "1", {"loss/a": 1.0})
+    (run / "status.json").write_text("{")
+    (found,) = told(run)["runs"]
+    assert found["headline"] == "Its status is unknown; the last row is of update 1"
+    assert found["series"]["loss/a"]["y"] == [1.0]
 
 
 def test_a_run_without_a_row_has_a_page(tmp_path: Path) -> None:

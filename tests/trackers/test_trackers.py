@@ -377,10 +377,12 @@ def test_of_two_ranks_the_first_tracks(tmp_path: Path) -> None:
     [
         (["csv"], "trackers: 'csv' is none; make one by noether.trackers"),
         ([trackers.csv()], "metrics.csv has no place to write to"),
+        (trackers.csv(path="a"), "trackers is a Tracker; expected a list"),
+        ([trackers.csv(path="a"), trackers.csv(path="b")], "two trackers are 'csv'"),
         ([trackers.tensorboard()], "tensorboard has no place to write to"),
     ],
 )
-def test_what_cannot_track_is_refused_before_the_run(given: list[Any], said: str) -> None:
+def test_what_cannot_track_is_refused_before_the_run(given: Any, said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
         train(None, trackers=given)
 
