@@ -111,14 +111,18 @@ def _row(line: bytes) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def read(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of the journal at `path`; a torn end is left out, as being still written.
+def read(path: Path, size: int | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of the journal at `path`, those in its first `size` bytes where that is given.
+
+    A torn end is left out, as being still written.
 
     Raises OSError, and CheckpointError naming the line when rows follow one that is damaged.
     """
     damaged = 0
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
+            if size is not None and (size := size - len(line)) < 0:
+                return
             found = _row(line)
             if found is None:
                 damaged = damaged or number

@@ -16,18 +16,26 @@ from noether.storage import Sink, replacing
 
 
 def write(folder: Path, name: str, payload: Any) -> Path:
-    """Write `payload` as `name` into `folder`, over what is there; slashes become dots.
+    """Write `payload` as `name` into `folder`, over what is there; see `placed`.
 
     Raises OSError, TypeError for a payload that the format can't hold, ImportError naming the
     extra that it needs.
     """
-    file = name.replace("/", ".")
-    kind = next((end for end in FORMATS if file.endswith(end)), "")
-    path = folder / (file if kind else f"{file}.pt")
+    path = placed(folder, name)
     folder.mkdir(exist_ok=True)
     with replacing(path) as sink:
-        FORMATS.get(kind, _tensors)(payload, sink)
+        FORMATS[path.suffix](payload, sink)
     return path
+
+
+def placed(folder: Path, name: str) -> Path:
+    """The file of an output; slashes become dots, and a name of no known kind ends in `.pt`.
+
+    >>> placed(Path("outputs"), "images/val_E1.png").name, placed(Path("outputs"), "weights").name
+    ('images.val_E1.png', 'weights.pt')
+    """
+    path = folder / name.replace("/", ".")
+    return path if path.suffix in FORMATS else path.with_name(f"{path.name}.pt")
 
 
 def _tensors(payload: Any, sink: Sink) -> None:

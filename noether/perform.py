@@ -118,7 +118,8 @@ def track(world: World, state: TrainState) -> None:
     """Send a tick's metrics to the trackers; those of an opening tick only the first time."""
     if not state.fresh or (state.event == "start" and state.now.session > 1):
         return
-    line = Line(state.now, {name: state.metrics[name] for name in sorted(state.fresh)})
+    metrics = {name: state.metrics[name] for name in sorted(state.fresh)}
+    line = Line(state.now, metrics, state.event)
     for sender in world.senders:
         send(sender, line)
         if said := trouble(sender):

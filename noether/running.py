@@ -33,10 +33,11 @@ from noether.session import (
 )
 from noether.space import forecast
 from noether.state import Event, TrainState
-from noether.trackers import Begun
-from noether.trackers.sending import finish, start
+from noether.trackers import Begun, Tracker
+from noether.trackers.earlier import earlier
+from noether.trackers.sending import Sender, finish, start
 from noether.turn import Failure
-from noether.world import World
+from noether.world import OUTPUTS, World
 
 HEARTBEAT = 10.0
 """Seconds between two writings of `status.json`."""
@@ -63,10 +64,8 @@ def lived(session: Session) -> TrainState:
 @contextmanager
 def tracked(world: World) -> Iterator[None]:
     """Trackers at work, which end with the run, whatever ends it."""
-    run = None if world.store is None else world.store.run
-    begun = Begun(run, world.config, world.course.progress)
     if not world.machine.ranks.rank:
-        world.senders = [start(tracker, begun) for tracker in world.trackers]
+        world.senders = [_sender(world, tracker) for tracker in world.trackers]
     state = "failed"
     try:
         yield
@@ -77,6 +76,15 @@ def tracked(world: World) -> Iterator[None]:
     finally:
         for said in finish(world.senders, state):
             world.console.warn(said)
+
+
+def _sender(world: World, tracker: Tracker) -> Sender:
+    store, now = world.store, world.course.progress
+    if store is None or store.journal is None:
+        return start(tracker, Begun(None, world.config, now))
+    begun = Begun(store.run, world.config, now, resumed=store.committed is not None)
+    known = earlier(store.journal.path, store.journal.position(), store.run / OUTPUTS)
+    return start(tracker, begun, known)
 
 
 def _lived(session: Session) -> TrainState:

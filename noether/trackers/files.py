@@ -2,9 +2,11 @@
 
 import csv as values
 import json
+import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -21,20 +23,22 @@ def csv(*, path: str | None = None) -> Tracker:
     """Write a row for each value: update, epoch, sample, seconds, metric, value.
 
     Into `path`, by default `trackers/metrics.csv` in the run directory; beside it go the summary
-    and the configuration, as JSON. A fresh run begins the file anew, a resumed one cuts it back.
+    and the configuration, as JSON. A resumed run cuts the file back, and adds what it lacks; a
+    fresh one puts a file that is there already aside, as `metrics.1.csv`.
 
     >>> csv(path="metrics.csv").name
     'csv'
     """
 
-    def log(file: TextIO, line: Line) -> None:
+    def log(opened: Open, line: Line) -> None:
         counts = _counts(line)
         rows = ([*counts.values(), name, value] for name, value in line.metrics.items())
-        values.writer(file, lineterminator="\n").writerows(rows)
-        file.flush()
+        values.writer(opened.file, lineterminator="\n").writerows(rows)
+        opened.file.flush()
 
-    begin = _opener(path, "metrics.csv", _is_row, ",".join(COLUMNS))
-    return Tracker("csv", begin, log, _end, check=partial(place, path, "metrics.csv"))
+    begin = _opener(path, "metrics.csv", _update_of_row, ",".join(COLUMNS))
+    check = partial(place, path, "metrics.csv")
+    return Tracker("csv", begin, log, _end, holds=_holds, check=check)
 
 
 @factory
@@ -42,19 +46,21 @@ def jsonl(*, path: str | None = None) -> Tracker:
     """Write a JSON value a line for each tick: update, epoch, sample, seconds, metrics.
 
     Into `path`, by default `trackers/metrics.jsonl` in the run directory; beside it go the summary
-    and the configuration. A fresh run begins the file anew, a resumed one cuts it back.
+    and the configuration. A resumed run cuts the file back, and adds what it lacks; a fresh one
+    puts a file that is there already aside, as `metrics.1.jsonl`.
 
     >>> jsonl().name
     'jsonl'
     """
 
-    def log(file: TextIO, line: Line) -> None:
+    def log(opened: Open, line: Line) -> None:
         told = plain({**_counts(line), "metrics": line.metrics})
-        file.write(json.dumps(told, allow_nan=False) + "\n")
-        file.flush()
+        opened.file.write(json.dumps(told, allow_nan=False) + "\n")
+        opened.file.flush()
 
-    begin = _opener(path, "metrics.jsonl", _is_line)
-    return Tracker("jsonl", begin, log, _end, check=partial(place, path, "metrics.jsonl"))
+    begin = _opener(path, "metrics.jsonl", _update_of_line)
+    check = partial(place, path, "metrics.jsonl")
+    return Tracker("jsonl", begin, log, _end, holds=_holds, check=check)
 
 
 def _counts(line: Line) -> dict[str, Any]:
@@ -62,46 +68,80 @@ def _counts(line: Line) -> dict[str, Any]:
     return {"update": now.update, "epoch": now.epoch, "sample": now.sample, "seconds": now.seconds}
 
 
-def _opener(
-    path: str | None, name: str, earlier: Callable[[str, int], bool], head: str = ""
-) -> Callable[[Begun], TextIO]:
-    """Opens the file, cut back to what is `earlier` than where the session goes on."""
+@dataclass(slots=True)
+class Open:
+    """A file, and the last update that it holds whole."""
 
-    def begin(begun: Begun) -> TextIO:
+    file: TextIO
+    held: int
+
+
+def _opener(
+    path: str | None, name: str, update: Callable[[bytes], int | None], head: str = ""
+) -> Callable[[Begun], Open]:
+    """Opens the file; `update` tells that of a line, None for one that is torn."""
+
+    def begin(begun: Begun) -> Open:
         target = place(path, name, begun.run)
         target.parent.mkdir(parents=True, exist_ok=True)
-        kept = _kept(target, earlier, begun.now.update)
-        lines = kept or ([head] if head else [])
-        replace_text(target, "".join(f"{line}\n" for line in lines))
+        if not begun.resumed:
+            _set_aside(target)
+        held = _cut(target, update, begun.now.update)
+        file = open(target, "a", encoding="utf-8", newline="")  # noqa: SIM115 - until its end
+        if head and not file.tell():
+            file.write(f"{head}\n")
         config = json.dumps(plain(begun.config), indent=1, default=str)
         replace_text(target.with_suffix(".config.json"), config)
-        return open(target, "a", encoding="utf-8", newline="")
+        return Open(file, held)
 
     return begin
 
 
-def _kept(target: Path, earlier: Callable[[str, int], bool], update: int) -> list[str]:
-    """The lines of a file that stay: none in a fresh run."""
-    if not update or not target.is_file():
-        return []
-    lines = target.read_text(encoding="utf-8").split("\n")[:-1]
-    return [line for line in lines if earlier(line, update)]
+def _set_aside(target: Path) -> None:
+    """Let a file of another run keep what it holds, under the next free name."""
+    if target.is_file() and target.stat().st_size:
+        names = (target.with_suffix(f".{number}{target.suffix}") for number in count(1))
+        os.replace(target, next(name for name in names if not name.exists()))
 
 
-def _is_row(line: str, update: int) -> bool:
-    first = line.partition(",")[0]
-    return first == COLUMNS[0] or (first.isdigit() and int(first) <= update)
+def _cut(target: Path, update: Callable[[bytes], int | None], last: int) -> int:
+    """Cut a file back to what is up to `last` and surely whole; gives the last update of that.
+
+    A kill may have left its very last update in parts, so that one goes, too.
+    """
+    at = start = 0
+    held = newest = -1
+    with open(target, "a+b") as file:
+        file.seek(0)
+        for line in file:
+            found = update(line) if line.endswith(b"\n") else None
+            if found is None or found > last:
+                break
+            if found > newest:
+                held, newest, start = newest, found, at
+            at += len(line)
+        file.truncate(start if newest >= 0 else at)
+    return held
 
 
-def _is_line(line: str, update: int) -> bool:
+def _update_of_row(line: bytes) -> int | None:
+    first = line.partition(b",")[0].decode(errors="replace")
+    return -1 if first == COLUMNS[0] else int(first) if first.isdecimal() else None
+
+
+def _update_of_line(line: bytes) -> int | None:
     try:
-        return int(json.loads(line)["update"]) <= update
+        return int(json.loads(line)["update"])
     except (ValueError, KeyError, TypeError):
-        return False
+        return None
 
 
-def _end(file: TextIO, summary: Mapping[str, Summary], state: str) -> None:
-    file.close()
+def _holds(opened: Open) -> int:
+    return opened.held
+
+
+def _end(opened: Open, summary: Mapping[str, Summary], state: str) -> None:
+    opened.file.close()
     told = {"state": state, "summary": {name: asdict(each) for name, each in summary.items()}}
-    target = Path(file.name).with_suffix(".summary.json")
+    target = Path(opened.file.name).with_suffix(".summary.json")
     replace_text(target, json.dumps(plain(told), indent=1))

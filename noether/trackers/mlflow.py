@@ -1,6 +1,9 @@
 """MLflow as a tracker."""
 
-from collections.abc import Mapping
+import logging
+import os
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,7 +14,6 @@ from noether.callback import factory
 from noether.plain import flat, plain
 from noether.trackers.remembered import keep, recall
 from noether.trackers.tracker import (
-    FOLDER,
     Begun,
     Line,
     Output,
@@ -22,20 +24,22 @@ from noether.trackers.tracker import (
     with_counts,
 )
 
-SAMPLE = "progress/sample"
-"""Logged with every tick: its steps tell how far a run has been tracked."""
+UPDATE = "progress/update"
+"""Logged with every tick: tells how far a run has been tracked."""
 STATES = {"done": "FINISHED", "failed": "FAILED", "preempted": "KILLED"}
 LONGEST = 500
 """Characters that a parameter may have."""
+REFUSED = re.compile(r"[^\w\-. :/]")
+"""What names there may not hold."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Open:
-    """A client, its run, and the last update that it knows."""
+    """A client, its run, and the last update that it had when this session began."""
 
     client: Any
     run: str
-    known: int
+    held: int
 
 
 @factory
@@ -44,8 +48,9 @@ def mlflow(
 ) -> Tracker:
     """Log to MLflow (extra `mlflow`): metrics by update, settings, and files as artifacts.
 
-    Under `uri`, by default `trackers/mlflow.db` in the run directory, an SQLite database. A resumed
-    run goes on in its MLflow run, without what that holds already.
+    Under `uri`, by default `trackers/mlflow.db` in the run directory, an SQLite database, with
+    artifacts beside it. A resumed run goes on in its MLflow run; what that lacks is logged again,
+    from the journal.
 
     >>> mlflow(uri="http://localhost:5000").name
     'mlflow'
@@ -54,56 +59,75 @@ def mlflow(
     def begin(begun: Begun) -> Open:
         from mlflow.tracking import MlflowClient
 
-        where = uri or f"sqlite:///{place(None, 'mlflow.db', begun.run).resolve()}"
-        if uri is None and begun.run is not None:
-            (begun.run / FOLDER).mkdir(parents=True, exist_ok=True)
+        where = uri or _database(place(None, "mlflow.db", begun.run).resolve(), MlflowClient)
         client = MlflowClient(where)
-        known = recall(begun, "mlflow").get("id")
-        if known is not None and begun.now.update:
-            client.set_terminated(known, "RUNNING")
-            history = client.get_metric_history(known, SAMPLE)
-            return Open(client, known, max((each.step for each in history), default=0))
-        return _fresh(client, begun, experiment, name)
+        known = recall(begun, "mlflow").get("id") if begun.resumed else None
+        if known is None:
+            artifacts = None if uri else place(None, "mlflow", begun.run).resolve().as_uri()
+            return Open(client, _new(client, begun, _id(client, experiment, artifacts), name), -1)
+        client.set_terminated(known, "RUNNING")
+        return Open(client, known, int(client.get_run(known).data.metrics.get(UPDATE, -1)))
 
-    return Tracker("mlflow", begin, _log, _end, _show, partial(_check, uri))
+    return Tracker("mlflow", begin, _log, _end, _show, holds=_holds, check=partial(_check, uri))
 
 
-def _fresh(client: Any, begun: Begun, experiment: str, name: str | None) -> Open:
+def _database(path: Path, client: Callable[[str], Any]) -> str:
+    """The address of a database, made aside: none could use one that is left half made."""
+    logging.getLogger("mlflow.store.db").setLevel(logging.WARNING)  # it tells of each table
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f"{path.name}.new")
+        for left in path.parent.glob(f"{aside.name}*"):
+            left.unlink()
+        client(f"sqlite:///{aside}").search_experiments(max_results=1)
+        os.replace(aside, path)
+    return f"sqlite:///{path}"
+
+
+def _id(client: Any, experiment: str, artifacts: str | None) -> str:
     found = client.get_experiment_by_name(experiment)
-    number = client.create_experiment(experiment) if found is None else found.experiment_id
-    made = client.create_run(number, run_name=name or begun.name)
+    made = client.create_experiment(experiment, artifacts) if found is None else found.experiment_id
+    return str(made)
+
+
+def _new(client: Any, begun: Begun, experiment: str, name: str | None) -> str:
+    made = client.create_run(experiment, run_name=name or begun.name)
     keep(begun, "mlflow", id=made.info.run_id)
     for key, value in flat(begun.config).items():
-        client.log_param(made.info.run_id, key, value[:LONGEST])
-    return Open(client, made.info.run_id, -1)
+        client.log_param(made.info.run_id, REFUSED.sub("_", key), value[:LONGEST])
+    return str(made.info.run_id)
 
 
 def _check(uri: str | None, run_dir: Path | None) -> None:
     needs("mlflow", "mlflow")
     if uri is None:
-        needs("sqlalchemy", "mlflow")
+        needs("mlflow.store.tracking.sqlalchemy_store", "mlflow")
         place(None, "mlflow", run_dir)
 
 
+def _holds(opened: Open) -> int:
+    return opened.held
+
+
 def _log(opened: Open, line: Line) -> None:
+    """All of a tick at once, so that it is there as a whole or not at all."""
     from mlflow.entities import Metric
 
-    update = line.now.update
-    if update <= opened.known:
-        return
-    now = int(1000 * time())
-    metrics = [Metric(n, float(value), now, update) for n, value in with_counts(line).items()]
+    now, update = int(1000 * time()), line.now.update
+    values = {**with_counts(line), **({} if line.event == "evaluation" else {UPDATE: update})}
+    metrics = [Metric(REFUSED.sub("_", n), float(v), now, update) for n, v in values.items()]
     opened.client.log_batch(opened.run, metrics=metrics)
 
 
 def _show(opened: Open, output: Output) -> None:
-    if output.now.update > opened.known:
-        opened.client.log_artifact(opened.run, str(output.path))
+    opened.client.log_artifact(opened.run, str(output.path))
 
 
 def _end(opened: Open, summary: Mapping[str, Summary], state: str) -> None:
     for name, each in summary.items():
         for what in ("min", "max", "best"):
             if (value := getattr(each, what)) is not None:
-                opened.client.set_tag(opened.run, f"{name}.{what}", str(plain(value)))
+                opened.client.set_tag(
+                    opened.run, f"{REFUSED.sub('_', name)}.{what}", str(plain(value))
+                )
     opened.client.set_terminated(opened.run, STATES[state])

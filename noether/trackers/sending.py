@@ -2,13 +2,12 @@
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import Full, Queue
 from typing import Any
 
-from noether.journal import read
 from noether.trackers.summary import summed
 from noether.trackers.tracker import Begun, Line, Output, Summary, Tracker
 
@@ -24,6 +23,10 @@ class Sender:
 
     tracker: Tracker
     begun: Begun
+    earlier: Iterable[Line | Output] = ()
+    """What the sessions before have logged and written."""
+    held: int | None = None
+    """The last update that the tracker had when it began; None: it is given all that comes."""
     waiting: Queue[Line | Output | str] = field(default_factory=lambda: Queue(MOST))
     lost: int = 0
     error: str = ""
@@ -32,9 +35,9 @@ class Sender:
     warned: bool = False
 
 
-def start(tracker: Tracker, begun: Begun) -> Sender:
+def start(tracker: Tracker, begun: Begun, earlier: Iterable[Line | Output] = ()) -> Sender:
     """A tracker's thread, begun. It is a daemon: one that hangs keeps no process alive."""
-    made = Sender(tracker, begun)
+    made = Sender(tracker, begun, earlier)
     made.thread = threading.Thread(
         target=_serve, args=(made,), name=f"tracker {tracker.name}", daemon=True
     )
@@ -86,15 +89,46 @@ def losses(sender: Sender) -> str | None:
 
 
 def _serve(sender: Sender) -> None:
-    handle = _tried(sender, sender.tracker.begin, sender.begun)
-    known = _earlier(sender.begun)
+    tracker = sender.tracker
+    handle = _tried(sender, tracker.begin, sender.begun)
+    known = _caught_up(sender, handle)
     while not isinstance(item := sender.waiting.get(), str):
         if isinstance(item, Line):
             known = summed(known, item.metrics)
-            _tried(sender, sender.tracker.log, handle, item)
-        elif sender.tracker.show is not None:
-            _tried(sender, sender.tracker.show, handle, item)
-    _tried(sender, sender.tracker.end, handle, known, item)
+        if _due(item, sender.held):
+            _give(sender, handle, item)
+    _tried(sender, tracker.end, handle, known, item)
+
+
+def _caught_up(sender: Sender, handle: Any) -> Mapping[str, Summary]:
+    """Give what the tracker lacks of earlier sessions; gives the summaries up to here."""
+    known: dict[str, Summary] = {}
+    if sender.tracker.holds is not None and sender.begun.resumed and handle is not NOTHING:
+        held = _tried(sender, sender.tracker.holds, handle)
+        sender.held = None if held is NOTHING else held
+    try:
+        for item in sender.earlier:
+            if isinstance(item, Line):
+                known = summed(known, item.metrics)
+            if sender.held is not None and item.now.update > sender.held:
+                _give(sender, handle, item)
+    except Exception as error:  # of the journal: to track less is better than nothing
+        _lose(sender, f"{type(error).__name__}: {error}")
+    return known
+
+
+def _due(item: Line | Output, held: int | None) -> bool:
+    """Whether it is none of those that come once more, equal to what the tracker has."""
+    if held is None or (isinstance(item, Line) and item.event in ("end", "evaluation")):
+        return True
+    return item.now.update > held
+
+
+def _give(sender: Sender, handle: Any, item: Line | Output) -> None:
+    if isinstance(item, Line):
+        _tried(sender, sender.tracker.log, handle, item)
+    elif sender.tracker.show is not None:
+        _tried(sender, sender.tracker.show, handle, item)
 
 
 def _tried(sender: Sender, function: Callable[..., Any], *args: Any) -> Any:
@@ -114,19 +148,3 @@ def _lose(sender: Sender, why: str) -> Any:
     sender.lost += 1
     sender.error = sender.error or why
     return NOTHING
-
-
-def _earlier(begun: Begun) -> Mapping[str, Summary]:
-    """The summaries up to where the session goes on, by the run's journal."""
-    known: dict[str, Summary] = {}
-    if begun.run is None or not begun.now.update:
-        return known
-    try:
-        for row in read(begun.run / "journal.jsonl"):
-            if row["update"] <= begun.now.update and row["session"] < begun.now.session:
-                known = summed(
-                    known, {name: float(value) for name, value in row["metrics"].items()}
-                )
-    except Exception:
-        return known  # a summary of less is better than a tracker that tracks nothing
-    return known

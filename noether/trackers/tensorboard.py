@@ -1,7 +1,8 @@
 """TensorBoard as a tracker."""
 
+import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import yaml
 
 from noether.callback import factory
 from noether.plain import plain
+from noether.trackers.remembered import keep, recall
 from noether.trackers.tracker import (
     Begun,
     Line,
@@ -20,6 +22,19 @@ from noether.trackers.tracker import (
     with_counts,
 )
 
+NOTED = 1.0
+"""Seconds between two notes of what was written; a little too early a note is mended."""
+
+
+@dataclass(slots=True)
+class Open:
+    """A writer of events, and the last update whose events all stay."""
+
+    writer: Any
+    begun: Begun
+    held: int
+    noted: float = -NOTED
+
 
 @factory
 def tensorboard(*, path: str | None = None) -> Tracker:
@@ -28,37 +43,61 @@ def tensorboard(*, path: str | None = None) -> Tracker:
     Into the folder `path`, by default `trackers/tensorboard` in the run directory. Epochs and
     samples are scalars too, the configuration and the summary texts; of what callbacks write,
     pictures (`.png`) and texts are shown. What was written after the checkpoint that a session
-    goes on from is purged.
+    goes on from is purged, of a fresh run all that the folder held.
 
     >>> tensorboard(path="logs").name
     'tensorboard'
     """
 
-    def begin(begun: Begun) -> Any:
+    def begin(begun: Begun) -> Open:
         from torch.utils.tensorboard import SummaryWriter
 
-        update = begun.now.update
         folder = place(path, "tensorboard", begun.run)
-        writer: Any = SummaryWriter(str(folder), purge_step=update + 1 if update else None)
-        if not update:
+        noted = recall(begun, "tensorboard").get("update", -1) if begun.resumed else -1
+        held = min(noted, begun.now.update)
+        _pass_second(folder)
+        writer: Any = SummaryWriter(str(folder), purge_step=held + 1)
+        if held < 0:
             writer.add_text("config", _fenced(plain(begun.config)), 0)
-        return writer
+        return Open(writer, begun, held)
 
     def check(run_dir: Path | None) -> None:
-        needs("tensorboard", "tensorboard")
+        needs("torch.utils.tensorboard", "tensorboard")
         place(path, "tensorboard", run_dir)
 
-    return Tracker("tensorboard", begin, _log, _end, _show, check)
+    return Tracker("tensorboard", begin, _log, _end, _show, holds=_holds, check=check)
 
 
-def _log(writer: Any, line: Line) -> None:
+def _pass_second(folder: Path) -> None:
+    """Wait until files made now are read after those that are there: names begin by seconds.
+
+    Two in one second would be in any order, and what the later one purges might come back.
+    """
+    newest = max((_second(path) for path in folder.glob("events.out.tfevents.*")), default=0)
+    if 0 <= (ahead := newest + 1 - time.time()) <= 1:
+        time.sleep(ahead)
+
+
+def _second(path: Path) -> int:
+    written = path.name.split(".")[3]
+    return int(written) if written.isdigit() else 0
+
+
+def _holds(opened: Open) -> int:
+    return opened.held
+
+
+def _log(opened: Open, line: Line) -> None:
     for name, value in with_counts(line).items():
-        writer.add_scalar(name, value, line.now.update)
-    writer.flush()
+        opened.writer.add_scalar(name, value, line.now.update)
+    opened.writer.flush()
+    if line.event != "evaluation" and time.monotonic() - opened.noted > NOTED:
+        keep(opened.begun, "tensorboard", update=line.now.update)
+        opened.noted = time.monotonic()
 
 
-def _show(writer: Any, output: Output) -> None:
-    name, update = output.name, output.now.update
+def _show(opened: Open, output: Output) -> None:
+    writer, name, update = opened.writer, output.name, output.now.update
     if output.path.suffix == ".png":
         import numpy
         from PIL import Image
@@ -69,10 +108,10 @@ def _show(writer: Any, output: Output) -> None:
         writer.add_text(name, output.path.read_text(encoding="utf-8"), update)
 
 
-def _end(writer: Any, summary: Mapping[str, Summary], state: str) -> None:
+def _end(opened: Open, summary: Mapping[str, Summary], state: str) -> None:
     told = {"state": state, **{name: asdict(each) for name, each in summary.items()}}
-    writer.add_text("summary", _fenced(plain(told)), 0)
-    writer.close()
+    opened.writer.add_text("summary", _fenced(plain(told)), 0)
+    opened.writer.close()
 
 
 def _fenced(told: Any) -> str:

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.util import find_spec
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from noether.errors import ConfigurationError
 from noether.progress import Progress
+from noether.state import Event
 
 FOLDER = "trackers"
 """Of a run directory, for what trackers write into it."""
@@ -22,6 +23,8 @@ class Begun:
     config: Mapping[str, Any] = field(default_factory=dict)
     now: Progress = field(default_factory=Progress)
     """Where the session goes on: what was tracked of later updates will come again."""
+    resumed: bool = False
+    """Whether it goes on with a run that was tracked before."""
 
     @property
     def name(self) -> str | None:
@@ -35,6 +38,7 @@ class Line:
 
     now: Progress
     metrics: Mapping[str, float]
+    event: Event = "update"
 
 
 def with_counts(line: Line) -> dict[str, float]:
@@ -76,17 +80,26 @@ class Tracker:
     """Also gets the run's last state: done, failed or preempted."""
     show: Callable[[Any, Output], None] | None = None
     """For files that callbacks write; None: it takes none."""
+    holds: Callable[[Any], int] | None = None
+    """Asked in a resumed run, after `begin`: the last update that is there, -1 for none. What is
+    missing of earlier sessions follows from the journal, and what is there does not come again.
+    None: only what this session logs comes, and all of it."""
     check: Callable[[Path | None], Any] = lambda run_dir: None
     """Called with the run's series before anything else; raises ConfigurationError where something
     is missing."""
 
 
 def needs(library: str, extra: str) -> None:
-    """Raise ConfigurationError where a library is missing, which an extra brings."""
-    if find_spec(library) is None:
+    """Import a library that an extra brings; raises ConfigurationError where that fails.
+
+    Here and not on the tracker's thread, beside which workers may be forked.
+    """
+    try:
+        import_module(library)
+    except ImportError as error:
         raise ConfigurationError(
-            [f"tracker {extra} needs {library}: pip install 'noether-callbacks[{extra}]'"]
-        )
+            [f"tracker {extra} needs {library}: pip install 'noether-callbacks[{extra}]' ({error})"]
+        ) from error
 
 
 def place(path: str | None, name: str, run: Path | None) -> Path:

@@ -13,11 +13,11 @@ from noether.trackers.tracker import Begun, Line, Summary, Tracker, needs, with_
 
 @dataclass(slots=True)
 class Open:
-    """A run of theirs, and the last update that it knows."""
+    """A run of theirs, the last update that it had when this session began, and the last since."""
 
     run: Any
-    known: int
-    begun: Begun
+    held: int
+    update: int
 
 
 @factory
@@ -27,7 +27,7 @@ def trackio(
     """Log to Trackio (extra `trackio`): metrics by update, settings, and the summary at the end.
 
     Into its own folder on this machine (`TRACKIO_DIR`), or the Space `space_id`. A resumed run goes
-    on in its run of theirs, without what was handed over already.
+    on in its run of theirs; what that lacks is logged again, from the journal.
 
     >>> trackio(project="digits").name
     'trackio'
@@ -36,7 +36,8 @@ def trackio(
     def begin(begun: Begun) -> Open:
         import trackio
 
-        known = recall(begun, "trackio") if begun.now.update else {}
+        _hush()
+        known = recall(begun, "trackio") if begun.resumed else {}
         run = trackio.init(
             project=project,
             name=known.get("name", name or begun.name),
@@ -47,23 +48,35 @@ def trackio(
             auto_log_gpu=False,
             auto_log_cpu=False,
         )
-        return Open(run, known.get("update", -1), begun)
+        keep(begun, "trackio", name=run.name)
+        last = getattr(run, "_next_step", begun.now.update + 1) - 1
+        return Open(run, last, begun.now.update)
 
-    return Tracker("trackio", begin, _log, _end, check=_check)
+    return Tracker("trackio", begin, _log, _end, holds=_holds, check=_check)
+
+
+def _hush() -> None:
+    """Let it say nothing on stdout, where a run's lines go."""
+    import trackio
+
+    for module in (trackio, trackio.run, trackio.utils):
+        vars(module)["print"] = lambda *said, **how: None
 
 
 def _check(run_dir: Path | None) -> None:
     needs("trackio", "trackio")
 
 
+def _holds(opened: Open) -> int:
+    return opened.held
+
+
 def _log(opened: Open, line: Line) -> None:
-    update = line.now.update
-    if update > opened.known:
-        opened.run.log(plain(with_counts(line)), step=update)
-        keep(opened.begun, "trackio", name=opened.run.name, update=update)
+    opened.run.log(plain(with_counts(line)), step=line.now.update)
+    opened.update = max(opened.update, line.now.update)
 
 
 def _end(opened: Open, summary: Mapping[str, Summary], state: str) -> None:
     told = {f"summary/{name}": plain(asdict(each)) for name, each in summary.items()}
-    opened.run.log({**told, "state": state})
+    opened.run.log({**told, "state": state}, step=opened.update)
     opened.run.finish()

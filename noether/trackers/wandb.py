@@ -8,6 +8,7 @@ from uuid import uuid4
 
 from noether.callback import factory
 from noether.plain import plain
+from noether.trackers.offline import last_step
 from noether.trackers.remembered import keep, recall
 from noether.trackers.tracker import (
     FOLDER,
@@ -21,13 +22,12 @@ from noether.trackers.tracker import (
 )
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Open:
-    """A run of theirs, and the last update that it knows."""
+    """A run of theirs, and the last update that it had when this session began."""
 
     run: Any
-    begun: Begun
-    known: int
+    held: int
 
 
 @factory
@@ -44,8 +44,7 @@ def wandb(
 
     offline: write into `trackers/wandb` of the run directory, for `wandb sync` to send later.
 
-    A resumed run goes on in its run of theirs, without what was handed over already. Of that a
-    process that is killed may take with it what was still in theirs; the journal has it.
+    A resumed run goes on in its run of theirs; what that lacks is sent again, from the journal.
 
     >>> wandb(project="digits", offline=True).name
     'wandb'
@@ -55,7 +54,7 @@ def wandb(
     def begin(begun: Begun) -> Open:
         import wandb
 
-        known = recall(begun, "wandb") if begun.now.update else {}
+        known = recall(begun, "wandb") if begun.resumed else {}
         folder = None if begun.run is None else begun.run / FOLDER
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -70,27 +69,29 @@ def wandb(
             config=plain(begun.config),
             settings=wandb.Settings(console="off", silent=True),
         )
-        return Open(run, begun, known.get("update", -1))
+        keep(begun, "wandb", id=run.id)
+        if folder is not None and offline:
+            return Open(run, last_step(folder / "wandb", run.id))
+        return Open(run, run.starting_step - 1)
 
-    return Tracker("wandb", begin, _log, _end, _show, _check)
+    return Tracker("wandb", begin, _log, _end, _show, holds=_holds, check=_check)
 
 
 def _check(run_dir: Path | None) -> None:
     needs("wandb", "wandb")
 
 
+def _holds(opened: Open) -> int:
+    return opened.held
+
+
 def _log(opened: Open, line: Line) -> None:
-    update = line.now.update
-    if update > opened.known:
-        opened.run.log(with_counts(line), step=update)
-        keep(opened.begun, "wandb", id=opened.run.id, update=update)
+    opened.run.log(with_counts(line), step=line.now.update)
 
 
 def _show(opened: Open, output: Output) -> None:
     import wandb
 
-    if output.now.update <= opened.known:
-        return
     if output.path.suffix == ".png":
         picture = wandb.Image(str(output.path))
         opened.run.log({output.name: picture}, step=output.now.update)

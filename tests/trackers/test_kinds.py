@@ -1,0 +1,115 @@
+"""Each tracker, by the library that people read it with: what a run logs, once."""
+
+import json
+import sqlite3
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from noether import (
+    Callback,
+    TrainState,
+    Write,
+    every,
+    trackers,
+)
+from tests.trackers.runs import LOSS, READERS, SAVING, broken, logged, made, near, read_state, train
+
+pytestmark = pytest.mark.filterwarnings("default")  # what the libraries are warned of is theirs
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_what_is_tracked_is_what_the_journal_holds(
+    name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    train(tmp_path, trackers=[made(name, tmp_path)], console="json")
+    assert near(READERS[name](tmp_path / "1"), logged(tmp_path / "1"))
+    said = map(json.loads, capfd.readouterr().out.splitlines())
+    assert {line["kind"] for line in said} == {"say", "metrics"}
+
+
+@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("update", [1, 4, 5])
+def test_a_resumed_run_tracks_no_tick_twice(name: str, update: int, tmp_path: Path) -> None:
+    broken(tmp_path, update, trackers=[made(name, tmp_path)])
+    train(tmp_path, SAVING, trackers=[made(name, tmp_path)], resume="auto")
+    (run,) = [each for each in tmp_path.iterdir() if read_state(each) == "done"]
+    found = READERS[name](run)
+    assert [at for at, _ in found] == [1, 2, 3, 4, 5, 6]
+    assert near(found, logged(run))
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_tracker_that_is_new_in_a_resumed_run_gets_all_of_it(name: str, tmp_path: Path) -> None:
+    broken(tmp_path, 5)
+    train(tmp_path, SAVING, trackers=[made(name, tmp_path)], resume="auto")
+    found = READERS[name](tmp_path / "1")
+    assert [at for at, _ in found] == [1, 2, 3, 4, 5, 6]
+    assert near(found, logged(tmp_path / "1"))
+
+
+def test_a_database_of_mlflow_that_was_left_half_made_is_made_anew(tmp_path: Path) -> None:
+    broken(tmp_path, 5)
+    left = tmp_path / "1" / "trackers" / "mlflow.db.new"
+    left.parent.mkdir()
+    with sqlite3.connect(left) as database:
+        database.execute("create table webhooks (id integer)")
+    train(tmp_path, SAVING, trackers=[made("mlflow", tmp_path)], resume="auto")
+    assert near(READERS["mlflow"](tmp_path / "1"), logged(tmp_path / "1"))
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("name", ["csv", "jsonl"])
+def test_files_hold_the_configuration_and_the_summary_of_all_sessions(
+    name: str, tmp_path: Path
+) -> None:
+    broken(tmp_path, 4, trackers=[made(name, tmp_path)])
+    train(tmp_path, SAVING, trackers=[made(name, tmp_path)], resume="auto")
+    folder = tmp_path / "1" / "trackers"
+    losses = [loss for _, loss in logged(tmp_path / "1")]
+    told = json.loads((folder / "metrics.summary.json").read_text())
+    assert told["state"] == "done"
+    wanted = {"min": min(losses), "max": max(losses), "last": losses[-1], "best": min(losses)}
+    assert told["summary"][LOSS] == wanted
+    assert json.loads((folder / "metrics.config.json").read_text())["batch_size"] == 4
+
+
+def test_tensorboard_has_samples_configuration_and_summary(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(None, trackers=[trackers.tensorboard(path=str(tmp_path / "logs"))])
+    found = EventAccumulator(str(tmp_path / "logs"))
+    found.Reload()
+    assert [each.value for each in found.Scalars("progress/sample")] == [4, 8, 12, 16, 20, 24]
+    texts = {
+        name: found.Tensors(name)[0].tensor_proto.string_val[0] for name in found.Tags()["tensors"]
+    }
+    assert b"batch_size: 4" in texts["config/text_summary"]
+    assert b"state: done" in texts["summary/text_summary"]
+
+
+def test_tensorboard_shows_pictures_and_texts_that_callbacks_write(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def draw(state: TrainState) -> list[Write]:
+        picture = torch.zeros(3, 4, 6)
+        picture[0, :, state.now.update :] = 1.0
+        return [
+            Write("stripes.png", picture),
+            Write("words.txt", "so it is"),
+            Write("raw", picture),
+        ]
+
+    drawing = every(updates=3)(Callback("drawing", on_schedule=draw))
+    train(tmp_path, drawing, trackers=[trackers.tensorboard(), trackers.csv()])
+    found = EventAccumulator(str(tmp_path / "1" / "trackers" / "tensorboard"))
+    found.Reload()
+    first, last = found.Images("stripes.png")
+    assert (first.step, last.step, first.width, first.height) == (3, 6, 6, 4)
+    with Image.open(BytesIO(first.encoded_image_string)) as opened:
+        assert [opened.getpixel((x, 0)) for x in (2, 3)] == [(0, 0, 0), (255, 0, 0)]
+    (text, _) = found.Tensors("words.txt/text_summary")
+    assert text.tensor_proto.string_val[0] == b"so it is"
