@@ -11,6 +11,7 @@ import yaml
 from noether.callback import factory
 from noether.plain import plain
 from noether.trackers.remembered import keep, recall
+from noether.trackers.tables import markdown, table
 from noether.trackers.tracker import (
     Begun,
     Line,
@@ -22,6 +23,8 @@ from noether.trackers.tracker import (
     with_counts,
 )
 
+ROWS = 100
+"""Of a table, that are shown."""
 NOTED = 1.0
 """Seconds between two notes of what was written; a little too early a note is mended."""
 
@@ -42,8 +45,8 @@ def tensorboard(*, path: str | None = None) -> Tracker:
 
     Into the folder `path`, by default `trackers/tensorboard` in the run directory. Epochs and
     samples are scalars too, the configuration and the summary texts; of what callbacks write,
-    pictures (`.png`) and texts are shown. What was written after the checkpoint that a session
-    goes on from is purged, of a fresh run all that the folder held.
+    pictures (`.png`), texts and the first rows of tables (`.csv`) are shown. What was written after
+    the checkpoint that a session goes on from is purged, of a fresh run all that the folder held.
 
     >>> tensorboard(path="logs").name
     'tensorboard'
@@ -104,7 +107,9 @@ def _show(opened: Open, output: Output) -> None:
 
         with Image.open(output.path) as picture:
             writer.add_image(name, numpy.asarray(picture.convert("RGB")), update, dataformats="HWC")
-    elif output.path.suffix == ".txt":
+    elif output.path.suffix == ".csv":
+        writer.add_text(name, markdown(table(output.path, ROWS)), update)
+    elif output.path.suffix in (".json", ".txt"):
         writer.add_text(name, output.path.read_text(encoding="utf-8"), update)
 
 

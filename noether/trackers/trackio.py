@@ -8,7 +8,8 @@ from typing import Any
 from noether.callback import factory
 from noether.plain import plain
 from noether.trackers.remembered import keep, recall
-from noether.trackers.tracker import Begun, Line, Summary, Tracker, needs, with_counts
+from noether.trackers.tables import table
+from noether.trackers.tracker import Begun, Line, Output, Summary, Tracker, needs, with_counts
 
 
 @dataclass(slots=True)
@@ -25,6 +26,8 @@ def trackio(
     *, project: str = "noether", name: str | None = None, space_id: str | None = None
 ) -> Tracker:
     """Log to Trackio (extra `trackio`): metrics by update, settings, and the summary at the end.
+
+    Of what callbacks write, pictures (`.png`), tables (`.csv`) and texts are shown.
 
     Into its own folder on this machine (`TRACKIO_DIR`), or the Space `space_id`. A resumed run goes
     on in its run of theirs; what that lacks is logged again, from the journal.
@@ -52,7 +55,7 @@ def trackio(
         last = getattr(run, "_next_step", begun.now.update + 1) - 1
         return Open(run, last, begun.now.update)
 
-    return Tracker("trackio", begin, _log, _end, holds=_holds, check=_check)
+    return Tracker("trackio", begin, _log, _end, _show, holds=_holds, check=_check)
 
 
 def _hush() -> None:
@@ -74,6 +77,22 @@ def _holds(opened: Open) -> int:
 def _log(opened: Open, line: Line) -> None:
     opened.run.log(plain(with_counts(line)), step=line.now.update)
     opened.update = max(opened.update, line.now.update)
+
+
+def _show(opened: Open, output: Output) -> None:
+    if (shown := _shown(output.path)) is not None:
+        opened.run.log({output.name: shown}, step=output.now.update)
+
+
+def _shown(path: Path) -> Any:
+    import trackio
+
+    if path.suffix == ".png":
+        return trackio.Image(str(path))
+    if path.suffix == ".csv":
+        found = table(path)
+        return trackio.Table(found.columns, plain(found.rows))
+    return trackio.Markdown(path.read_text("utf-8")) if path.suffix in (".json", ".txt") else None
 
 
 def _end(opened: Open, summary: Mapping[str, Summary], state: str) -> None:

@@ -10,6 +10,7 @@ from noether.callback import factory
 from noether.plain import plain
 from noether.trackers.offline import last_step
 from noether.trackers.remembered import keep, recall
+from noether.trackers.tables import table
 from noether.trackers.tracker import (
     FOLDER,
     Begun,
@@ -40,7 +41,10 @@ def wandb(
     tags: Sequence[str] = (),
     offline: bool = False,
 ) -> Tracker:
-    """Log to Weights & Biases (extra `wandb`): metrics by update, settings, pictures, summary.
+    """Log to Weights & Biases (extra `wandb`): metrics by update, settings and a summary.
+
+    Of what callbacks write, pictures (`.png`) and tables (`.csv`) are shown, and all else kept as
+    artifacts.
 
     offline: write into `trackers/wandb` of the run directory, for `wandb sync` to send later.
 
@@ -95,6 +99,10 @@ def _show(opened: Open, output: Output) -> None:
     if output.path.suffix == ".png":
         picture = wandb.Image(str(output.path))
         opened.run.log({output.name: picture}, step=output.now.update)
+    elif output.path.suffix == ".csv":
+        found = table(output.path)
+        shown = wandb.Table([*found.columns], found.rows, allow_mixed_types=True)
+        opened.run.log({output.name: shown}, step=output.now.update)
     else:
         opened.run.log_artifact(str(output.path), type="output")
 

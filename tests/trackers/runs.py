@@ -93,10 +93,14 @@ def mlflow_id(run: Path) -> str:
     return str(json.loads((run / "trackers" / "mlflow.json").read_text())["id"])
 
 
-def of_trackio(run: Path) -> list[tuple[int, float]]:
+def trackio_folder() -> Path:
     from trackio.utils import TRACKIO_DIR
 
-    with sqlite3.connect(Path(TRACKIO_DIR) / f"{run.parent.name}.db") as database:
+    return Path(TRACKIO_DIR)
+
+
+def of_trackio(run: Path) -> list[tuple[int, float]]:
+    with sqlite3.connect(trackio_folder() / f"{run.parent.name}.db") as database:
         rows = database.execute("select step, metrics from metrics order by id").fetchall()
     return [(step, found[LOSS]) for step, text in rows if LOSS in (found := json.loads(text))]
 

@@ -16,7 +16,19 @@ from noether import (
     every,
     trackers,
 )
-from tests.trackers.runs import LOSS, READERS, SAVING, broken, logged, made, near, read_state, train
+from tests.trackers.runs import (
+    LOSS,
+    READERS,
+    SAVING,
+    broken,
+    logged,
+    made,
+    near,
+    read_state,
+    trackio_folder,
+    train,
+    wandb_records,
+)
 
 pytestmark = pytest.mark.filterwarnings("default")  # what the libraries are warned of is theirs
 
@@ -113,3 +125,63 @@ def test_tensorboard_shows_pictures_and_texts_that_callbacks_write(tmp_path: Pat
         assert [opened.getpixel((x, 0)) for x in (2, 3)] == [(0, 0, 0), (255, 0, 0)]
     (text, _) = found.Tensors("words.txt/text_summary")
     assert text.tensor_proto.string_val[0] == b"so it is"
+
+
+def written(state: TrainState) -> list[Write]:
+    return [
+        Write("drawn/stripes.png", torch.zeros(3, 4, 6)),
+        Write("words.json", ["so it is"]),
+        Write("rows.csv", {"n": [1.0, 2.0], "word": ["a", "b"]}),
+        Write("raw", torch.zeros(2)),
+    ]
+
+
+def shown(name: str, folder: Path) -> Path:
+    """A run that writes pictures, texts and tables."""
+    writing = every(updates=6)(Callback("writing", on_schedule=written))
+    train(folder, writing, trackers=[made(name, folder)])
+    return folder / "1"
+
+
+def test_wandb_shows_pictures_and_tables_and_keeps_the_rest(tmp_path: Path) -> None:
+    run = shown("wandb", tmp_path)
+    records = list(wandb_records(run))
+    items = {
+        item.key or item.nested_key[0]
+        for record in records
+        if record.WhichOneof("record_type") == "history" and record.history.step.num == 6
+        for item in record.history.item
+    }
+    assert "drawn/stripes.png" in items
+    assert "rows.csv" in items
+    artifacts = {r.artifact.type for r in records if r.WhichOneof("record_type") == "artifact"}
+    assert "output" in artifacts
+
+
+def test_trackio_shows_pictures_tables_and_texts(tmp_path: Path) -> None:
+    shown("trackio", tmp_path)
+    with sqlite3.connect(trackio_folder() / f"{tmp_path.name}.db") as database:
+        found = database.execute("select step, metrics from metrics").fetchall()
+    logged = [json.loads(text) for step, text in found if step == 6]
+    told = {name: value for each in logged for name, value in each.items() if "." in name}
+    assert {name: value["_type"] for name, value in told.items()} == {
+        "drawn/stripes.png": "trackio.image",
+        "rows.csv": "trackio.table",
+        "words.json": "trackio.markdown",
+    }
+    assert told["rows.csv"]["_value"] == [{"n": 1.0, "word": "a"}, {"n": 2.0, "word": "b"}]
+
+
+def test_mlflow_keeps_all_that_is_written_beside_its_database(tmp_path: Path) -> None:
+    run = shown("mlflow", tmp_path)
+    names = {path.name for path in (run / "trackers" / "mlflow").rglob("*") if path.is_file()}
+    assert names == {"drawn.stripes.png", "rows.csv", "words.json", "raw.pt"}
+
+
+def test_tensorboard_shows_the_first_rows_of_tables(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(shown("tensorboard", tmp_path) / "trackers" / "tensorboard"))
+    found.Reload()
+    (text,) = found.Tensors("rows.csv/text_summary")
+    assert text.tensor_proto.string_val[0] == b"| n | word |\n|---|---|\n| 1.0 | a |\n| 2.0 | b |"

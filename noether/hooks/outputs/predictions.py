@@ -7,10 +7,13 @@ from torch import Tensor
 
 from noether.callback import Callback, DataPass, factory
 from noether.effects import Write
+from noether.hooks.outputs.compared import check_drawing, compared
 from noether.hooks.outputs.names import by_name, chosen, prefix, stamp, texts
 from noether.state import ModelView, TrainState
 
 Format = Literal["pt", "csv", "json"]
+TARGET = "target"
+"""The key of what is true."""
 
 
 @factory
@@ -20,6 +23,7 @@ def predictions(
     keys: Sequence[str] | None = None,
     format: Format = "pt",
     targets: bool = False,
+    plot: bool = False,
     batch_size: int | None = None,
     weights: str = "live",
     limit: int | None = None,
@@ -32,28 +36,38 @@ def predictions(
     for each number of a row (`prediction/0`, ...), `json` a list of rows. `weights`, `batch_size`
     and `limit` as for `offline_loss`.
 
-    Raises LookupError, with the keys there are, for one that the model doesn't give, and
-    ValueError for an output that isn't one row per sample.
+    plot: also draw what is predicted beside what is true, a `.png` for each key (extra `figures`).
+        Targets that are classes, whole numbers, give a table of counts, row by row the true class;
+        the outputs are then a score for each class, or classes. Others give points, a panel for
+        each number of a row.
+
+    Raises ValueError where `plot` has no matplotlib; in the run LookupError, with the keys there
+    are, for one that the model doesn't give, and ValueError for an output that isn't one row per
+    sample, or that no target can stand beside.
 
     >>> predictions(dataset="test", format="csv").name
     'predictions/test'
     """
     wanted = texts("predictions: keys", keys)
+    if plot:
+        check_drawing("predictions: plot")
     if format not in get_args(Format):
         raise ValueError(f"predictions: format is {format!r}; expected one of {get_args(Format)}")
 
     def predicted(model: ModelView, batch: Any) -> dict[str, Any]:
         outputs = by_name(model.predict(batch), "prediction")
         found = chosen(outputs, wanted, () if wanted else ("",), "predictions")
-        rows = {**found, **(_target(batch) if targets else {})}
+        rows = {**found, **(_target(batch) if targets or plot else {})}
         _check_rows(rows)
         return rows
 
-    def write(state: TrainState) -> Write | None:
+    def write(state: TrainState) -> list[Write]:
         if not state.results:
-            return None
-        ending = "" if format == "pt" else f".{format}"
-        return Write(f"{{name}}_{stamp(state)}{ending}", FORMS[format](state.results))
+            return []
+        found = {key: rows for key, rows in state.results.items() if targets or key != TARGET}
+        ending, name = "" if format == "pt" else f".{format}", f"{{name}}_{stamp(state)}"
+        drawn = _drawn(name, state.results) if plot else []
+        return [Write(f"{name}{ending}", FORMS[format](found)), *drawn]
 
     return Callback(
         f"{prefix(weights)}predictions/{dataset}",
@@ -68,7 +82,17 @@ def predictions(
 def _target(batch: Any) -> dict[str, Any]:
     if not isinstance(batch, tuple | list) or len(batch) < 2:
         raise ValueError("predictions: targets are asked for, but the batches are no pairs")
-    return {"target": batch[1]}
+    return {TARGET: batch[1]}
+
+
+def _drawn(name: str, results: Mapping[str, Any]) -> list[Write]:
+    """A picture for each key; an only one is called as the file beside it."""
+    keys = [key for key in results if key != TARGET]
+    pictures = {key: compared(results[key], results[TARGET], key) for key in keys}
+    return [
+        Write(f"{name}.png" if len(keys) == 1 else f"{name}_{key}.png", picture)
+        for key, picture in pictures.items()
+    ]
 
 
 def _check_rows(rows: Mapping[str, Any]) -> None:
