@@ -47,7 +47,7 @@ def checked(
         *_weights(pipeline, shared_out=ranks > 1 and options["parallel"] == "fsdp"),
         *_counters(options["counters"]),
         *_actions(options["actions"]),
-        *_trackers(options),
+        *tracker_mistakes(options["trackers"], options["run_dir"]),
         *_init_from(options["init_from"], pipeline),
     ]
     if problems:
@@ -116,8 +116,8 @@ def _choices(options: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name} is {options[name]!r}. {suggestion(str(options[name]), known)}"
 
 
-def _trackers(options: Mapping[str, Any]) -> Iterator[str]:
-    given = options["trackers"]
+def tracker_mistakes(given: Any, folder: Any) -> Iterator[str]:
+    """What is wrong with trackers of a run in this folder."""
     if not isinstance(given, list | tuple):
         yield f"trackers is a {type(given).__name__}; expected a list, [trackers.csv()] say"
         return
@@ -129,7 +129,7 @@ def _trackers(options: Mapping[str, Any]) -> Iterator[str]:
             yield f"trackers: {tracker!r} is none; make one by noether.trackers, `csv()` say"
             continue
         try:
-            tracker.check(options["run_dir"] and Path(options["run_dir"]))
+            tracker.check(None if folder is None else Path(folder))
         except ConfigurationError as error:
             yield str(error)
 

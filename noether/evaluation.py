@@ -1,6 +1,6 @@
 """`evaluate`: every data pass once, without training."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from operator import attrgetter
@@ -13,7 +13,7 @@ from toolz import unique
 from noether import averages, passes
 from noether import fold as folding
 from noether import store as storage
-from noether.arguments import CHOICES, is_count
+from noether.arguments import CHOICES, is_count, tracker_mistakes
 from noether.callback import Callback, Pipeline, chain
 from noether.checkpoint import Found
 from noether.console import Console
@@ -32,6 +32,8 @@ from noether.randomness import seed_all
 from noether.session import Session, combine, raise_fatal, served
 from noether.signals import Signals
 from noether.state import TrainState
+from noether.trackers import Tracker
+from noether.tracking import track_evaluation, tracked_evaluation
 from noether.turn import Carry, foreseen
 from noether.world import World
 
@@ -55,6 +57,7 @@ def evaluate(
     parallel: str = "ddp",
     device: str | None = None,
     actions: Mapping[str, Callable[..., Any]] | None = None,
+    trackers: Sequence[Tracker] = (),
 ) -> TrainState:
     """Make the data pass of each callback once, whatever its schedule says.
 
@@ -68,6 +71,8 @@ def evaluate(
     checkpoint: "latest", "best", or the tag of one.
     batch_size: samples of a batch over all ranks, where a pass names none.
     actions: what `Do` can ask for beside what every run has, as for `train`.
+    trackers: those of the run, as for `train`. They get each result as `evaluation/{metric}`, at
+        the update of the checkpoint.
 
     Returns the snapshot with its metrics. Raises ConfigurationError before anything is evaluated,
     CheckpointError where there is no such checkpoint, HookError from a callback.
@@ -89,7 +94,7 @@ def evaluate(
     options = {"loss": loss, "precision": precision, "device": device, "parallel": parallel}
     with joined(ranks):
         session = _prepared(model, pipeline, datasets, feed, ranks, options, dict(actions or {}))
-        session.workers = workers
+        session.workers, session.world.trackers = workers, tuple(trackers)
         if run is not None:
             where, found = from_first(ranks, lambda: storage.chosen(Path(run), checkpoint))
             _take(session, where, found)
@@ -107,7 +112,8 @@ def _check(
     *,
     shared_out: bool,
 ) -> None:
-    problems = [*_plain(plain), *passes.unservable(datasets)]
+    tracking = tracker_mistakes(plain["trackers"], plain["run"])
+    problems = [*_plain(plain), *passes.unservable(datasets), *tracking]
     if shared_out:
         problems += [
             f"data set {name!r} has no numbered samples, as parallel='fsdp' needs; use 'ddp'"
@@ -207,7 +213,9 @@ def _evaluated(session: Session) -> TrainState:
         world.console.wipe()
     raise_fatal(session, outcome.state, tell_failures(world, outcome.failures))
     write_row(world, outcome)
-    show(world, outcome.requests, outcome.carry.memories)
+    with tracked_evaluation(world):
+        track_evaluation(world, outcome.state)
+        show(world, outcome.requests, outcome.carry.memories)
     return outcome.state
 
 

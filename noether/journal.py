@@ -12,6 +12,9 @@ from noether.errors import CheckpointError
 from noether.plain import plain
 from noether.progress import Progress
 
+JOURNAL = "journal.jsonl"
+"""The file of a run directory that holds it."""
+
 
 def row(
     tick: Literal["start", "update", "end", "evaluation"],

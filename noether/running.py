@@ -1,8 +1,7 @@
 """One process's part of a run: opening tick, updates, closing tick, and every other way out."""
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -33,11 +32,8 @@ from noether.session import (
 )
 from noether.space import forecast
 from noether.state import Event, TrainState
-from noether.trackers import Begun, Tracker
-from noether.trackers.earlier import earlier
-from noether.trackers.sending import Sender, finish, start
+from noether.tracking import tracked
 from noether.turn import Failure
-from noether.world import OUTPUTS, World
 
 HEARTBEAT = 10.0
 """Seconds between two writings of `status.json`."""
@@ -59,32 +55,6 @@ def lived(session: Session) -> TrainState:
         return _final(session, over(session))
     with tracked(session.world):
         return _lived(session)
-
-
-@contextmanager
-def tracked(world: World) -> Iterator[None]:
-    """Trackers at work, which end with the run, whatever ends it."""
-    if not world.machine.ranks.rank:
-        world.senders = [_sender(world, tracker) for tracker in world.trackers]
-    state = "failed"
-    try:
-        yield
-        state = "done"
-    except (SystemExit, KeyboardInterrupt):
-        state = "preempted"
-        raise
-    finally:
-        for said in finish(world.senders, state):
-            world.console.warn(said)
-
-
-def _sender(world: World, tracker: Tracker) -> Sender:
-    store, now = world.store, world.course.progress
-    if store is None or store.journal is None:
-        return start(tracker, Begun(None, world.config, now))
-    begun = Begun(store.run, world.config, now, resumed=store.committed is not None)
-    known = earlier(store.journal.path, store.journal.position(), store.run / OUTPUTS)
-    return start(tracker, begun, known)
 
 
 def _lived(session: Session) -> TrainState:

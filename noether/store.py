@@ -23,7 +23,7 @@ from noether.distributed import part, this_launch
 from noether.effects import Save
 from noether.elsewhere import checkpoints_of, settled, taken
 from noether.errors import CheckpointError, ConfigurationError, RunLockedError
-from noether.journal import Journal, open_journal
+from noether.journal import JOURNAL, Journal, open_journal
 from noether.progress import Progress
 from noether.remote import REMOTE
 from noether.rundir import (
@@ -242,7 +242,7 @@ def begin_journal(
     """Open the journal, cut back to what the checkpoint knew, and write the configuration."""
     if store.lock is None:
         return
-    path = store.run / "journal.jsonl"
+    path = store.run / JOURNAL
     store.journal = open_journal(path, size=size)
     if not closed:  # a closing tick that failed is made again, so its row is not the last word
         store.journal.cut_last("end")
@@ -273,9 +273,13 @@ def status(store: Store, state: str, now: Progress, **more: Any) -> None:
 def recorded_config(store: Store, directory: Path) -> Any:
     """The configuration of a checkpoint's run; None where there is none to read."""
     own = directory.parent == store.checkpoints
-    path = (store.run if own else directory.parent.parent) / CONFIG
+    return config_of(store.run if own else directory.parent.parent)
+
+
+def config_of(run: Path) -> Any:
+    """The configuration of a run; None where there is none to read."""
     try:
-        return yaml.safe_load(read(path).decode("utf-8"))
+        return yaml.safe_load(read(run / CONFIG).decode("utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
         return None
 

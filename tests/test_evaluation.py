@@ -1,5 +1,6 @@
 """Evaluation-only runs: every pass once, into a journal of their own; nothing else is touched."""
 
+import csv
 import json
 import multiprocessing
 import os
@@ -264,7 +265,8 @@ def test_the_command_prints_what_the_run_itself_found(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tmp_path / "config.yaml"
-    config.write_text(CONFIG.replace("RUNS", str(tmp_path / "runs")))
+    tracked = CONFIG.replace("batch_size", "trackers: [csv], batch_size")
+    config.write_text(tracked.replace("RUNS", str(tmp_path / "runs")))
     assert main(["train", str(config)]) == 0
     rows = (tmp_path / "runs" / "1" / "journal.jsonl").read_text().splitlines()
     found = json.loads(rows[-2])["metrics"] | json.loads(rows[-1])["metrics"]
@@ -273,6 +275,9 @@ def test_the_command_prints_what_the_run_itself_found(
     lines = dict(line.split(": ") for line in capsys.readouterr().out.splitlines() if ": " in line)
     for name in ("loss/val/total", "ema=0.5/loss/val/total"):
         assert float(lines[name]) == pytest.approx(found[name], rel=1e-4)
+    with open(tmp_path / "runs" / "1" / "trackers" / "metrics.csv", newline="") as file:
+        values = {row["metric"]: float(row["value"]) for row in csv.DictReader(file)}
+    assert values["evaluation/loss/val/total"] == pytest.approx(found["loss/val/total"], rel=1e-4)
 
 
 def test_weights_that_nobody_keeps_are_told_at_their_line(

@@ -32,7 +32,7 @@ FLOORS = {
     2: "actions agenda arguments averages batchnorm checkpoint console contents defaults digests "
     "distributed elsewhere evaluation feed fold forecast hooks journal live loop machine metrics "
     "outputs parallel passes perform purity randomness reductions remote resuming rundir running "
-    "saving session signals space storage store trackers training turn weights world",
+    "saving session signals space storage store trackers tracking training turn weights world",
     3: "config examples inspection plan report testing",
     4: "cli __main__",
 }

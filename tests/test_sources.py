@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -560,12 +561,23 @@ def test_an_observers_pass_that_cannot_be_read_leaves_the_run_exact(workers: int
 # ---------------------------------------------------------------- workers that are gone
 
 
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Torch's error comes by a signal, and is lost where a collector's hook meets it."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 @SOON
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_worker_that_is_killed_is_an_error_and_no_endless_wait(
     tmp_path: Path, workers: int
 ) -> None:
-    told = failure(lambda: fit(Deadly(16, at=9), run_dir=tmp_path, workers=workers))
+    with uncollected():
+        told = failure(lambda: fit(Deadly(16, at=9), run_dir=tmp_path, workers=workers))
     assert re.search(r"(?i)worker", told)
     assert "read in the training process" not in told
     assert read_status(tmp_path / "1")["state"] == "failed"
@@ -580,11 +592,8 @@ def test_a_worker_killed_in_a_pass_is_an_error_and_no_endless_wait(*, foreseen: 
         return [good, witness.visiting("deadly", "deadly", schedule)]
 
     data = {"good": Numbered(3, tag=1), "deadly": Deadly(6, at=5, tag=2)}
-    gc.disable()  # torch's error comes by a signal, and is lost where a collector's hook meets it
-    try:
+    with uncollected():
         told = failure(lambda: fit(Numbered(8), callbacks, datasets=data, workers=2))
-    finally:
-        gc.enable()
     assert re.search(r"(?i)worker", told)
     assert "read in the training process" not in told
 

@@ -81,7 +81,7 @@ class Run:
         return evaluate(**built_parts, callbacks=self.callbacks, run=run, **{**shared, **more})
 
 
-EVALUATED = ("batch_size", "workers", "precision", "seed", "parallel", "device")
+EVALUATED = ("batch_size", "workers", "precision", "seed", "parallel", "device", "trackers")
 """The keywords in `run:` that an evaluation shares with training."""
 
 

@@ -14,7 +14,7 @@ from noether.errors import CheckpointError
 from noether.inspection.folder import Look, Survey, best, survey
 from noether.inspection.records import Best, Checkpoint, InspectedRun, Resume
 from noether.inspection.values import count, limits, number, progress, short, string
-from noether.journal import Extent, extent
+from noether.journal import JOURNAL, Extent, extent
 from noether.progress import Progress
 from noether.rundir import CHECKPOINTS, STATUS, Owner, owner, read_status
 from noether.storage import is_local
@@ -39,7 +39,7 @@ def inspected(path: Path, look: Look, now: float, *, brief: bool = False) -> Ins
     folder = _checkpoints(path, notes)
     read, owned = _status(path, notes), owner(path)
     status = read or {}
-    journal = None if brief else _journal(path / "journal.jsonl", notes)
+    journal = None if brief else _journal(path / JOURNAL, notes)
     made = survey(folder, look)
     kept, latest = best(made.judged), short(folder / LATEST)
     checkpoints = tuple(marked(each.checkpoint, latest, kept) for each in made.judged)

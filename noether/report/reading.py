@@ -9,12 +9,11 @@ from typing import Any
 import yaml
 
 from noether.errors import CheckpointError, ConfigurationError
-from noether.journal import read
+from noether.journal import JOURNAL, read
 from noether.live import better
 from noether.report.thinned import Moments, Thinned
 from noether.rundir import owner, read_status, runs
 
-JOURNAL = "journal.jsonl"
 TELL_EVERY = 20_000
 """Rows between two words on how far reading is."""
 

@@ -23,9 +23,14 @@ def earlier(journal: Path, size: int, outputs: Path) -> Iterator[Line | Output]:
             yield from _told(row, outputs)
 
 
-def _told(row: Mapping[str, Any], outputs: Path) -> Iterator[Line | Output]:
+def progress_of(row: Mapping[str, Any]) -> Progress:
+    """Where the run stood at a row of its journal."""
     counts = {name: row[name] for name in ("epoch", "update", "sample", "session")}
-    now = Progress(**counts, seconds=_number(row["seconds"]))
+    return Progress(**counts, seconds=_number(row["seconds"]))
+
+
+def _told(row: Mapping[str, Any], outputs: Path) -> Iterator[Line | Output]:
+    now = progress_of(row)
     if row["metrics"]:
         metrics = {name: _number(value) for name, value in row["metrics"].items()}
         yield Line(now, metrics, row["tick"])

@@ -95,7 +95,7 @@ def _serve(sender: Sender) -> None:
     while not isinstance(item := sender.waiting.get(), str):
         if isinstance(item, Line):
             known = summed(known, item.metrics)
-        if _due(item, sender.held):
+        if _due(sender, item):
             _give(sender, handle, item)
     _tried(sender, tracker.end, handle, known, item)
 
@@ -117,11 +117,12 @@ def _caught_up(sender: Sender, handle: Any) -> Mapping[str, Summary]:
     return known
 
 
-def _due(item: Line | Output, held: int | None) -> bool:
+def _due(sender: Sender, item: Line | Output) -> bool:
     """Whether it is none of those that come once more, equal to what the tracker has."""
-    if held is None or (isinstance(item, Line) and item.event in ("end", "evaluation")):
+    if sender.held is None or (isinstance(item, Line) and item.event == "end"):
         return True
-    return item.now.update > held
+    at = item.now.update
+    return at > sender.held or at <= sender.begun.now.update
 
 
 def _give(sender: Sender, handle: Any, item: Line | Output) -> None:

@@ -90,6 +90,10 @@ def _holds(opened: Open) -> int:
 
 
 def _log(opened: Open, line: Line) -> None:
+    """By update; what is told of an earlier one than the last goes to the summary."""
+    if line.event == "evaluation":
+        opened.run.summary.update({**line.metrics, "evaluation/update": line.now.update})
+        return
     opened.run.log(with_counts(line), step=line.now.update)
 
 

@@ -62,30 +62,30 @@ def logged(run: Path) -> list[tuple[int, float]]:
     return [(row["update"], row["metrics"][LOSS]) for row in rows if LOSS in row["metrics"]]
 
 
-def of_csv(run: Path) -> list[tuple[int, float]]:
+def of_csv(run: Path, name: str = LOSS) -> list[tuple[int, float]]:
     with open(run / "trackers" / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    return [(int(r["update"]), float(r["value"])) for r in rows if r["metric"] == LOSS]
+    return [(int(r["update"]), float(r["value"])) for r in rows if r["metric"] == name]
 
 
-def of_jsonl(run: Path) -> list[tuple[int, float]]:
+def of_jsonl(run: Path, name: str = LOSS) -> list[tuple[int, float]]:
     lines = map(json.loads, (run / "trackers" / "metrics.jsonl").read_text().splitlines())
-    return [(each["update"], each["metrics"][LOSS]) for each in lines if LOSS in each["metrics"]]
+    return [(each["update"], each["metrics"][name]) for each in lines if name in each["metrics"]]
 
 
-def of_tensorboard(run: Path) -> list[tuple[int, float]]:
+def of_tensorboard(run: Path, name: str = LOSS) -> list[tuple[int, float]]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     found = EventAccumulator(str(run / "trackers" / "tensorboard"))
     found.Reload()
-    return [(each.step, each.value) for each in found.Scalars(LOSS)]
+    return [(each.step, each.value) for each in found.Scalars(name)]
 
 
-def of_mlflow(run: Path) -> list[tuple[int, float]]:
+def of_mlflow(run: Path, name: str = LOSS) -> list[tuple[int, float]]:
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(f"sqlite:///{run / 'trackers' / 'mlflow.db'}")
-    found = client.get_metric_history(mlflow_id(run), LOSS)
+    found = client.get_metric_history(mlflow_id(run), name)
     return [(each.step, each.value) for each in found]
 
 
@@ -99,19 +99,19 @@ def trackio_folder() -> Path:
     return Path(TRACKIO_DIR)
 
 
-def of_trackio(run: Path) -> list[tuple[int, float]]:
+def of_trackio(run: Path, name: str = LOSS) -> list[tuple[int, float]]:
     with sqlite3.connect(trackio_folder() / f"{run.parent.name}.db") as database:
         rows = database.execute("select step, metrics from metrics order by id").fetchall()
-    return [(step, found[LOSS]) for step, text in rows if LOSS in (found := json.loads(text))]
+    return [(step, found[name]) for step, text in rows if name in (found := json.loads(text))]
 
 
-def of_wandb(run: Path) -> list[tuple[int, float]]:
+def of_wandb(run: Path, name: str = LOSS) -> list[tuple[int, float]]:
     found = []
     for record in wandb_records(run):
         if record.WhichOneof("record_type") == "history":
             items = {i.key or "/".join(i.nested_key): i.value_json for i in record.history.item}
-            if LOSS in items:
-                found.append((int(items["_step"]), float(items[LOSS])))
+            if name in items:
+                found.append((int(items["_step"]), float(items[name])))
     return found
 
 
@@ -135,7 +135,7 @@ def wandb_records(run: Path) -> Iterator[Any]:
                 whole = b""
 
 
-READERS: dict[str, Callable[[Path], list[tuple[int, float]]]] = {
+READERS: dict[str, Callable[..., list[tuple[int, float]]]] = {
     "csv": of_csv,
     "jsonl": of_jsonl,
     "mlflow": of_mlflow,

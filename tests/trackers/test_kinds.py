@@ -1,21 +1,20 @@
 """Each tracker, by the library that people read it with: what a run logs, once."""
 
 import json
+import os
 import sqlite3
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
-from noether import (
-    Callback,
-    TrainState,
-    Write,
-    every,
-    trackers,
-)
+import noether
+from noether import Callback, Save, TrainState, Write, at, every, hooks, trackers
+from noether.rundir import lock
+from tests.strategies import net, samples, squared_error
 from tests.trackers.runs import (
     LOSS,
     READERS,
@@ -24,6 +23,8 @@ from tests.trackers.runs import (
     logged,
     made,
     near,
+    of_csv,
+    of_wandb,
     read_state,
     trackio_folder,
     train,
@@ -185,3 +186,72 @@ def test_tensorboard_shows_the_first_rows_of_tables(tmp_path: Path) -> None:
     found.Reload()
     (text,) = found.Tensors("rows.csv/text_summary")
     assert text.tensor_proto.string_val[0] == b"| n | word |\n|---|---|\n| 1.0 | a |\n| 2.0 | b |"
+
+
+# ---------------------------------------------------------------- evaluations
+
+
+RESULT = "evaluation/loss/val/total"
+
+
+def evaluated(name: str, folder: Path, **options: Any) -> float:
+    """A run that has ended, and one of its checkpoints, evaluated: the result."""
+    early = at(updates=4)(Callback("early", on_schedule=lambda state: Save("early")))
+    train(folder, SAVING, early, trackers=[made(name, folder)])
+    given: dict[str, Any] = {"loss": squared_error, "datasets": {"val": samples(6, seed=2)}}
+    given |= {"callbacks": hooks.offline_loss(dataset="val"), "trackers": [made(name, folder)]}
+    found = noether.evaluate(net(), run=folder, **{**given, **options})
+    return float(found.metrics["loss/val/total"])
+
+
+@pytest.mark.parametrize("name", [name for name in READERS if name != "wandb"])
+def test_results_of_an_evaluation_join_what_was_tracked(name: str, tmp_path: Path) -> None:
+    found = evaluated(name, tmp_path)
+    run = tmp_path / "1"
+    assert near(READERS[name](run), logged(run))
+    assert near(READERS[name](run, RESULT), [(6, found)])
+
+
+def test_wandb_has_results_of_an_evaluation_in_its_summary(tmp_path: Path) -> None:
+    found = evaluated("wandb", tmp_path)
+    assert near(of_wandb(tmp_path / "1"), logged(tmp_path / "1"))
+    summaries = {
+        "/".join(item.nested_key) or item.key: json.loads(item.value_json)
+        for record in wandb_records(tmp_path / "1")
+        if record.WhichOneof("record_type") == "summary"
+        for item in record.summary.update
+    }
+    assert summaries["evaluation/update"] == 6
+    assert summaries[RESULT]["last"] == pytest.approx(found)
+
+
+def test_a_configuration_and_a_summary_survive_an_evaluation(tmp_path: Path) -> None:
+    train(tmp_path, SAVING, trackers=[made("csv", tmp_path)])
+    folder = tmp_path / "1" / "trackers"
+    config, summary = (folder / f"metrics.{what}.json" for what in ("config", "summary"))
+    before = json.loads(config.read_text()), json.loads(summary.read_text())
+    evaluated("csv", tmp_path / "other")
+    folder = tmp_path / "other" / "1" / "trackers"
+    config, summary = (folder / f"metrics.{what}.json" for what in ("config", "summary"))
+    after = json.loads(config.read_text()), json.loads(summary.read_text())
+    assert after[0]["batch_size"] == before[0]["batch_size"] == 4
+    assert after[1]["summary"].keys() == before[1]["summary"].keys() | {RESULT}
+    assert after[1]["state"] == "done"
+
+
+def test_an_earlier_checkpoint_evaluated_cuts_nothing(tmp_path: Path) -> None:
+    found = evaluated("csv", tmp_path, checkpoint="early")
+    assert of_csv(tmp_path / "1") == logged(tmp_path / "1")
+    assert of_csv(tmp_path / "1", RESULT) == [(4, found)]
+
+
+def test_trackers_of_a_run_that_is_being_trained_are_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(tmp_path, SAVING, trackers=[made("csv", tmp_path)])
+    with lock(tmp_path / "1"):
+        given: dict[str, Any] = {"loss": squared_error, "datasets": {"val": samples(6, seed=2)}}
+        given |= {"callbacks": hooks.offline_loss(dataset="val"), "trackers": [trackers.csv()]}
+        noether.evaluate(net(), run=tmp_path, **given)
+    assert of_csv(tmp_path / "1", RESULT) == []
+    assert f"process {os.getpid()} may be using" in capsys.readouterr().err

@@ -22,7 +22,7 @@ CASES = {
         {**SET, **EACH},
         {
             **{"name": "answers", **SET, "keys": ["mean"], "format": "json", "targets": True},
-            **{"batch_size": 8, "weights": "ema", "limit": 3, **EACH},
+            **{"plot": True, "batch_size": 8, "weights": "ema", "limit": 3, **EACH},
         },
         {"prediction": torch.ones(3, 2), "target": torch.ones(3)},
     ),
