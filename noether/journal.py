@@ -121,18 +121,45 @@ def read(path: Path, size: int | None = None) -> Iterator[dict[str, Any]]:
 
     Raises OSError, and CheckpointError naming the line when rows follow one that is damaged.
     """
-    damaged = 0
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            if size is not None and (size := size - len(line)) < 0:
+    return follow(Reader(path), size)
+
+
+@dataclass(slots=True)
+class Reader:
+    """How far a journal was read, to go on there when it has grown."""
+
+    path: Path
+    at: int = 0
+    """Bytes that were read."""
+    lines: int = 0
+    last: bytes = b""
+    """The line that ends there."""
+
+
+def follow(reader: Reader, size: int | None = None) -> Iterator[dict[str, Any]]:
+    """The rows that came since the reader was last here; as for `read`."""
+    number, at, damaged = reader.lines, reader.at, 0
+    with open(reader.path, "rb") as file:
+        file.seek(at)
+        for line in file:
+            number, at = number + 1, at + len(line)
+            if size is not None and at > size:
                 return
             found = _row(line)
             if found is None:
                 damaged = damaged or number
             elif damaged:
-                raise CheckpointError(f"{path}:{damaged} is no row of a journal")
+                raise CheckpointError(f"{reader.path}:{damaged} is no row of a journal")
             else:
+                reader.at, reader.lines, reader.last = at, number, line
                 yield found
+
+
+def has_only_grown(reader: Reader) -> bool:
+    """Whether all that was read is there still: a resumed run has cut it. Raises OSError."""
+    with open(reader.path, "rb") as file:
+        file.seek(reader.at - len(reader.last))
+        return file.read(len(reader.last)) == reader.last
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from noether.console import Console
 from noether.errors import ConfigurationError
-from noether.report.reading import History, history
+from noether.journal import JOURNAL
+from noether.report.reading import History, history, renewed
 from noether.report.rendering import AGAIN, library, page
 from noether.storage import replace_text
 
@@ -30,8 +31,8 @@ def publish(
     Raises ConfigurationError where there is no run, or no place to write to.
     """
     library()  # before minutes of reading
+    histories = [_told(partial(history, path), console) for path in paths]
     while True:
-        histories = [_read(path, console) for path in paths]
         goes_on = live and any(made.status.get("state") == "running" for made in histories)
         target = _target(histories, output)
         _write(target, page(histories, live=goes_on))
@@ -42,11 +43,12 @@ def publish(
             console.say(str(target))
             return target
         sleep(AGAIN)
+        histories = [_told(partial(renewed, made), console) for made in histories]
 
 
-def _read(path: Path, console: Console) -> History:
+def _told(reading: Callable[[Callable[[int], None]], History], console: Console) -> History:
     try:
-        return history(path, partial(console.reading, "journal.jsonl"))
+        return reading(partial(console.reading, JOURNAL))
     finally:
         console.wipe()
 

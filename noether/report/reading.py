@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from noether.errors import CheckpointError, ConfigurationError
-from noether.journal import JOURNAL, read
+from noether.journal import JOURNAL, Reader, follow, has_only_grown
 from noether.live import better
 from noether.report.thinned import Moments, Thinned
 from noether.rundir import owner, read_status, runs
@@ -35,7 +35,8 @@ class History:
     """One run, as a page tells it."""
 
     run: Path
-    status: Mapping[str, Any]
+    reader: Reader
+    status: Mapping[str, Any] = field(default_factory=dict)
     config: str = ""
     traceback: str = ""
     rows: int = 0
@@ -61,16 +62,24 @@ def history(path: Path, tell: Callable[[int], None] = lambda rows: None) -> Hist
     run = path if (path / JOURNAL).is_file() else next(iter(runs(path)), path)
     if not (run / JOURNAL).is_file():
         raise ConfigurationError([f"{path} is no run directory with a {JOURNAL}, nor a series"])
-    made = History(run, _status(run), _text(run / "config.yaml"), _text(run / "traceback.txt"))
+    return renewed(History(run, Reader(run / JOURNAL)), tell)
+
+
+def renewed(known: History, tell: Callable[[int], None] = lambda rows: None) -> History:
+    """The same with what was added since, or read anew where a resumed run has cut its journal."""
+    run, journal = known.run, known.reader.path
     try:
-        for row in read(run / JOURNAL):
+        made = known if has_only_grown(known.reader) else History(run, Reader(journal))
+        made.status, made.config = _status(run), _text(run / "config.yaml")
+        made.traceback = _text(run / "traceback.txt")
+        for row in follow(made.reader):
             _add(made, row)
             if made.rows % TELL_EVERY == 0:
                 tell(made.rows)
     except OSError as error:
-        raise CheckpointError(f"{run / JOURNAL} cannot be read: {error.strerror}") from error
+        raise CheckpointError(f"{journal} cannot be read: {error.strerror}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{run / JOURNAL}, row {made.rows} is no row of a run") from error
+        raise CheckpointError(f"{journal}, row {made.rows} is no row of a run") from error
     return made
 
 

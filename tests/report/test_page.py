@@ -4,19 +4,23 @@ import json
 import math
 import re
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import noether
 from noether import Callback, ConfigurationError, HookError, Stop, TrainState, every, hooks
 from noether.cli import main
 from noether.console import Console
 from noether.errors import CheckpointError
-from noether.journal import open_journal, row
+from noether.journal import follow, open_journal, row
 from noether.progress import Progress
 from noether.report import history, page, publish
 from noether.report.document import differences, document
+from noether.report.reading import renewed
 from noether.rundir import lock, write_status
 from tests.strategies import net, samples, sgd, squared_error
 
@@ -199,6 +203,36 @@ def test_a_run_whose_process_is_gone_was_killed(tmp_path: Path) -> None:
     (found,) = told(run)["runs"]
     assert (found["state"], found["headline"].split(",")[0]) == ("killed", "Its process is gone")
     publish([run], None, Console(form="quiet"), live=True, sleep=never)
+
+
+@given(data=st.data(), first=st.integers(0, 5), more=st.integers(0, 5))
+def test_a_page_that_goes_on_tells_what_one_read_anew_does(
+    data: st.DataObject, first: int, more: int
+) -> None:
+    with TemporaryDirectory() as folder:
+        losses = [{"loss/a": float(n)} for n in range(first + more)]
+        run = invented(Path(folder) / "1", *losses[:first])
+        known = history(run)
+        cut = data.draw(st.integers(0, first))  # as a resume from an earlier checkpoint does
+        lines = (run / "journal.jsonl").read_bytes().splitlines(keepends=True)[:cut]
+        (run / "journal.jsonl").write_bytes(b"".join(lines))
+        again = open_journal(run / "journal.jsonl")
+        for update, found in enumerate(losses[cut:], cut + 1):
+            again.append(row("update", Progress(update=update, session=2), metrics=found))
+        again.close()
+        with open(run / "journal.jsonl", "ab") as file:
+            file.write(data.draw(st.sampled_from([b"", b'{"tick": "u'])))
+        assert document([renewed(known)]) == document([history(run)])
+
+
+def test_a_page_that_goes_on_reads_what_is_new_alone(tmp_path: Path) -> None:
+    run = invented(tmp_path / "1", *({"loss/a": 1.0} for _ in range(50)))
+    known = history(run)
+    journal = open_journal(run / "journal.jsonl")
+    journal.append(row("update", Progress(update=51), metrics={"loss/a": 2.0}))
+    journal.close()
+    told = list(follow(known.reader))
+    assert [each["update"] for each in told] == [51]
 
 
 def test_a_damaged_status_hides_no_curve(tmp_path: Path) -> None:
