@@ -23,7 +23,7 @@ from noether.errors import ConfigurationError, suggestion
 from noether.feed import Feed, kind, size
 from noether.feed.fetches import Fetch, pass_fetches
 from noether.feed.serving import close, server
-from noether.journal import open_journal
+from noether.journal import EVALUATIONS, open_journal
 from noether.loop import Course
 from noether.machine import machine
 from noether.perform import show, tell_failures, write_row
@@ -36,9 +36,6 @@ from noether.trackers import Tracker
 from noether.tracking import track_evaluation, tracked_evaluation
 from noether.turn import Carry, foreseen
 from noether.world import World
-
-JOURNAL = "evaluation.jsonl"
-"""The rows of a run's evaluations; those of its training stay as they are."""
 
 
 def evaluate(
@@ -195,7 +192,7 @@ def _take(session: Session, run: Path, found: Found) -> None:
     world.store = storage.Store(run, None, found, committed=progress.update)
     world.console.say(f"evaluating {found.directory}")
     if not world.machine.ranks.rank:
-        world.store.journal = open_journal(run / JOURNAL)
+        world.store.journal = open_journal(run / EVALUATIONS)
 
 
 def _evaluated(session: Session) -> TrainState:

@@ -14,6 +14,8 @@ from noether.progress import Progress
 
 JOURNAL = "journal.jsonl"
 """The file of a run directory that holds it."""
+EVALUATIONS = "evaluation.jsonl"
+"""The rows of a run's evaluations; those of its training stay as they are."""
 
 
 def row(

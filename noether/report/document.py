@@ -57,6 +57,10 @@ def _run(made: History, name: str) -> dict[str, Any]:
             {"name": by, "count": each.count, "at": list(each)} for by, each in made.firings.items()
         ],
         "saves": sorted({at for each in made.saves.values() for at in each}),
+        "clock": _clock(made),
+        "evaluations": [
+            {"update": row["update"], "metrics": row["metrics"]} for row in made.evaluations
+        ],
         "parts": _part_times(made),
         "hooks": _hook_times(made),
         "rows": made.rows,
@@ -112,6 +116,16 @@ def _curve(series: Series) -> dict[str, Any]:
         "count": series.thinned.count,
         "best": series.best,
         "broken": list(series.broken),
+    }
+
+
+def _clock(made: History) -> dict[str, list[float]]:
+    """Counts and seconds at some updates, between which they grow evenly."""
+    points = made.clock.points()
+    return {
+        "update": [at for at, _ in points],
+        "sample": [samples for _, (samples, _) in points],
+        "seconds": [seconds for _, (_, seconds) in points],
     }
 
 

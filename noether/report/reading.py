@@ -1,6 +1,7 @@
 """What a run has left behind, read in one pass and kept in little memory."""
 
 import math
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,11 +10,13 @@ from typing import Any
 import yaml
 
 from noether.errors import CheckpointError, ConfigurationError
-from noether.journal import JOURNAL, Reader, follow, has_only_grown
+from noether.journal import EVALUATIONS, JOURNAL, Reader, follow, has_only_grown, read
 from noether.live import better
 from noether.report.thinned import Moments, Thinned
 from noether.rundir import owner, read_status, runs
 
+EVALUATED = 20
+"""Evaluations that are told."""
 TELL_EVERY = 20_000
 """Rows between two words on how far reading is."""
 
@@ -51,6 +54,10 @@ class History:
     """Which callback asked to stop, when, and why."""
     position: Mapping[str, Any] = field(default_factory=dict)
     """Counts of the last row."""
+    clock: Thinned = field(default_factory=Thinned)
+    """By update, samples and seconds."""
+    evaluations: list[Mapping[str, Any]] = field(default_factory=list)
+    """The last rows of `noether evaluate`."""
 
 
 def history(path: Path, tell: Callable[[int], None] = lambda rows: None) -> History:
@@ -72,6 +79,7 @@ def renewed(known: History, tell: Callable[[int], None] = lambda rows: None) -> 
         made = known if has_only_grown(known.reader) else History(run, Reader(journal))
         made.status, made.config = _status(run), _text(run / "config.yaml")
         made.traceback = _text(run / "traceback.txt")
+        made.evaluations = _evaluations(run)
         for row in follow(made.reader):
             _add(made, row)
             if made.rows % TELL_EVERY == 0:
@@ -89,6 +97,11 @@ def settings(made: History) -> Any:
         return yaml.safe_load(made.config) or {}
     except yaml.YAMLError:
         return {}
+
+
+def _evaluations(run: Path) -> list[Mapping[str, Any]]:
+    path = run / EVALUATIONS
+    return [*deque(read(path), EVALUATED)] if path.is_file() else []
 
 
 def _status(run: Path) -> Mapping[str, Any]:
@@ -113,6 +126,7 @@ def _add(made: History, row: Mapping[str, Any]) -> None:
     made.rows += 1
     made.position = {name: row[name] for name in ("epoch", "update", "sample", "seconds")}
     update = int(row["update"])
+    made.clock.add(update, (row["sample"], float(row["seconds"])))
     if row["tick"] == "start":
         made.sessions.append(update)
     for name, value in row["metrics"].items():

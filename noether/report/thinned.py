@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
-Point = tuple[int, float]
-"""An update, and a value at it."""
+Point = tuple[int, Any]
+"""An update, and a value at it, or several that all grow."""
 
 
 @dataclass(slots=True)
@@ -48,7 +49,7 @@ class Thinned:
     """Points that were added."""
     buckets: dict[int, Bucket] = field(default_factory=dict)
 
-    def add(self, update: int, value: float) -> None:
+    def add(self, update: int, value: Any) -> None:
         """Add a point."""
         self.count += 1
         point = (update, value)

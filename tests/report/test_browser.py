@@ -90,6 +90,38 @@ def test_a_telephone_shows_all_of_its_width(pages: Path) -> None:
     assert int(found["curves"]) == 4
 
 
+CHOOSE = """<script>
+window.addEventListener("load", () => setTimeout(() => {
+  const chosen = document.querySelector("select");
+  chosen.value = "UNIT";
+  chosen.dispatchEvent(new Event("change"));
+  const { data, layout } = document.querySelector(".js-plotly-plot");
+  const told = document.documentElement.dataset;
+  told.across = data[0].x.join();
+  told.title = layout.xaxis.title.text;
+}));
+</script>"""
+
+
+@pytest.mark.parametrize(
+    ("unit", "title", "wanted"),
+    [
+        ("seconds", "training time in minutes", [n**2 / 120 for n in range(1, 50)]),
+        ("sample", "sample", [8 * n for n in range(1, 50)]),
+        ("update", "update", [*range(1, 50)]),
+    ],
+)
+def test_curves_are_drawn_along_what_is_chosen(
+    pages: Path, unit: str, title: str, wanted: list[float]
+) -> None:
+    file = pages / f"{unit}.html"
+    script = CHOOSE.replace("UNIT", unit)
+    file.write_text((pages / "one.html").read_text().replace("</body>", f"{script}</body>"))
+    found = facts(browse(file, "--dump-dom"))
+    assert found["title"] == title
+    assert [float(x) for x in found["across"].split(",")] == pytest.approx(wanted)
+
+
 @pytest.mark.parametrize(("options", "ground"), [([], 255), ([DARK], 0x14)])
 def test_it_is_seen_on_light_and_on_dark_ground(
     pages: Path, options: list[str], ground: int

@@ -53,7 +53,8 @@ def invented(run: Path, *metrics: dict[str, float], **status: Any) -> Path:
     run.mkdir(parents=True)
     journal = open_journal(run / "journal.jsonl")
     for update, found in enumerate(metrics, 1):
-        journal.append(row("update", Progress(update=update), metrics=found))
+        now = Progress(update=update, sample=8 * update, seconds=update**2 / 2)
+        journal.append(row("update", now, metrics=found))
     journal.close()
     write_status(run, state="done", reason="enough", failed={}, **status)
     return run
@@ -233,6 +234,16 @@ def test_a_page_that_goes_on_reads_what_is_new_alone(tmp_path: Path) -> None:
     journal.close()
     told = list(follow(known.reader))
     assert [each["update"] for each in told] == [51]
+
+
+def test_evaluations_of_checkpoints_are_told(tmp_path: Path) -> None:
+    train(tmp_path, hooks.checkpoint())
+    given: dict[str, Any] = {"loss": squared_error, "datasets": {"val": samples(6, seed=2)}}
+    loss = hooks.offline_loss(dataset="val")
+    state = noether.evaluate(net(), run=tmp_path, callbacks=loss, **given)
+    (found,) = told(tmp_path / "1")["runs"]
+    value = state.metrics["loss/val/total"]
+    assert found["evaluations"] == [{"update": 6, "metrics": {"loss/val/total": value}}]
 
 
 def test_a_damaged_status_hides_no_curve(tmp_path: Path) -> None:

@@ -6,6 +6,9 @@ const COLOURS = ["#3b82f6", "#e8833a", "#16a37b", "#c95fb0", "#b59a1f", "#7c6ee6
 const DASHES = ["solid", "dash", "dot", "dashdot", "longdash"];
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
 const waiting = [];
+const AXES = { update: "updates", sample: "samples", seconds: "training time" };
+const kept = location.hash.slice(1); // a page that is loaded again has it still
+let axis = kept in AXES ? kept : "update";
 
 // What comes from a run is only ever set as text.
 function add(parent, kind, text, name) {
@@ -41,17 +44,46 @@ function layout(more) {
   };
 }
 
-function plot(parent, traces, more) {
+// `make` gives traces and layout for the axis that is chosen then.
+function plot(parent, make) {
   const where = add(parent, "div");
-  where.style.height = `${more.height}px`;
-  waiting.push([where, traces, more]);
+  where.style.height = `${make()[1].height}px`;
+  waiting.push([where, make]);
+}
+
+function unit() {
+  const longest = Math.max(...told.runs.map((run) => run.clock.seconds.at(-1) ?? 0));
+  return longest > 7200 ? [3600, "hours"] : longest > 180 ? [60, "minutes"] : [1, "seconds"];
+}
+
+// Where updates lie on the axis: between two rows that are kept, evenly.
+function along(run, updates) {
+  if (axis === "update") return updates;
+  const { update: known, [axis]: values } = run.clock;
+  const scale = axis === "seconds" ? unit()[0] : 1;
+  let place = 0;
+  return updates.map((at) => {
+    while (place > 0 && known[place] > at) place -= 1;
+    while (place < known.length - 2 && known[place + 1] <= at) place += 1;
+    const next = Math.min(place + 1, known.length - 1);
+    const share = next > place ? (at - known[place]) / (known[next] - known[place]) : 0;
+    return (values[place] + share * (values[next] - values[place])) / scale;
+  });
+}
+
+function across() {
+  const text = axis === "seconds" ? `training time in ${unit()[1]}` : axis;
+  return { title: { text, standoff: 6 } };
 }
 
 // Only once all cards are there do they have their widths.
 function draw() {
   const bar = window.matchMedia("(hover: hover)").matches ? "hover" : false;
   const options = { responsive: true, displaylogo: false, displayModeBar: bar };
-  for (const [where, traces, more] of waiting) Plotly.newPlot(where, traces, layout(more), options);
+  for (const [where, make] of waiting) {
+    const [traces, more] = make();
+    Plotly.react(where, traces, layout(more), options);
+  }
   document.documentElement.dataset.drawn = String(waiting.length);
 }
 
@@ -99,12 +131,12 @@ function curves(run, number, group, traces) {
     const dash = DASHES[(several ? place : 0) % DASHES.length];
     const few = series.x.length === 1;
     traces.push({
-      x: series.x, y: series.y, name, mode: few ? "markers" : "lines", legendgroup: name,
+      x: along(run, series.x), y: series.y, name, mode: few ? "markers" : "lines", legendgroup: name,
       line: { color: colour, dash, width: 1.6 }, marker: { color: colour },
     });
     if (series.best) {
       traces.push({
-        x: [series.best[0]], y: [series.best[1]], name: `best ${name}`, legendgroup: name,
+        x: along(run, [series.best[0]]), y: [series.best[1]], name: `best ${name}`, legendgroup: name,
         mode: "markers", showlegend: false, hovertemplate: "best: %{y:.5g}<extra></extra>",
         marker: { color: colour, size: 12, symbol: "star", line: { width: 1, color: colours().card } },
       });
@@ -117,11 +149,11 @@ function marks() {
   const shapes = [];
   told.runs.forEach((run, number) => {
     const colour = several ? COLOURS[number % COLOURS.length] : colours().soft;
-    for (const x of run.sessions) {
+    for (const x of along(run, run.sessions)) {
       shapes.push({ type: "line", x0: x, x1: x, y0: 0, y1: 1, yref: "paper", line: { color: colour, width: 1, dash: "dot" } });
     }
     if (run.saves.length > 200) return;
-    for (const x of run.saves) {
+    for (const x of along(run, run.saves)) {
       shapes.push({ type: "line", x0: x, x1: x, y0: 0, y1: 0.03, yref: "paper", line: { color: colour, width: 1.5 } });
     }
   });
@@ -144,30 +176,45 @@ function ranges(group) {
 function plots() {
   if (!told.groups.length) return;
   add(page, "h2", "Curves");
-  add(page, "p", "By update. A star is a best value, a tick at the foot a checkpoint, a dotted line a resume.", "note");
+  add(page, "p", "A star is a best value, a tick at the foot a checkpoint, a dotted line a resume.", "note");
+  choice();
   const parent = add(page, "div", undefined, "plots");
   for (const group of told.groups) {
-    const traces = [];
-    told.runs.forEach((run, number) => curves(run, number, group, traces));
     const { log, note } = ranges(group);
     const made = card(parent, log ? `${group.title} (logarithmic)` : group.title, note);
-    const rows = traces.filter((trace) => trace.showlegend !== false).length;
-    const height = 290 + 18 * Math.min(rows, 12);
-    plot(made, traces, { height, shapes: marks(), xaxis: { title: { text: "update", standoff: 6 } }, yaxis: { type: log ? "log" : "linear" } });
+    plot(made, () => {
+      const traces = [];
+      told.runs.forEach((run, number) => curves(run, number, group, traces));
+      const rows = traces.filter((trace) => trace.showlegend !== false).length;
+      const height = 290 + 18 * Math.min(rows, 12);
+      return [traces, { height, shapes: marks(), xaxis: across(), yaxis: { type: log ? "log" : "linear" } }];
+    });
   }
+}
+
+function choice() {
+  const label = add(page, "label", "Along ", "choice");
+  const made = add(label, "select");
+  for (const [name, text] of Object.entries(AXES)) add(made, "option", text).value = name;
+  made.value = axis;
+  made.addEventListener("change", () => {
+    location.hash = axis = made.value;
+    draw();
+  });
 }
 
 function calendar(parent, run) {
   if (!run.firings.length) return;
   const made = card(parent, several ? `What fired when, ${run.name}` : "What fired when", "", "wide");
   const names = run.firings.map((each) => plain(each.name));
-  const traces = run.firings.map((each, place) => ({
-    x: each.at, y: each.at.map(() => names[place]), mode: "markers", showlegend: false,
+  const traces = () => run.firings.map((each, place) => ({
+    x: along(run, each.at), y: each.at.map(() => names[place]), mode: "markers", showlegend: false,
     marker: { symbol: "line-ns-open", size: 9, color: COLOURS[place % COLOURS.length], line: { width: 1.2 } },
-    hovertemplate: `${names[place]}, update %{x}; ${each.count} times<extra></extra>`,
+    customdata: each.at,
+    hovertemplate: `${names[place]}, update %{customdata}; ${each.count} times<extra></extra>`,
   }));
-  const more = { height: 70 + 24 * names.length, hovermode: "closest", xaxis: { title: { text: "update", standoff: 6 } } };
-  plot(made, traces, { ...more, yaxis: { type: "category", categoryarray: names.slice().reverse(), tickfont: { size: 11 } } });
+  const yaxis = { type: "category", categoryarray: names.slice().reverse(), tickfont: { size: 11 } };
+  plot(made, () => [traces(), { height: 70 + 24 * names.length, hovermode: "closest", xaxis: across(), yaxis }]);
 }
 
 function bars(parent, title, note, pick) {
@@ -181,10 +228,28 @@ function bars(parent, title, note, pick) {
     hovertemplate: "%{y}: %{x:.4g} s<extra></extra>",
   }));
   const height = 80 + 26 * names.length * Math.max(1, runs.length * 0.7);
-  plot(card(parent, title, note), traces, {
+  plot(card(parent, title, note), () => [traces, {
     height, hovermode: "closest", bargap: 0.35,
     xaxis: { title: { text: "seconds", standoff: 6 } }, yaxis: { type: "category", autorange: "reversed" },
-  });
+  }]);
+}
+
+function evaluations(run) {
+  if (!run.evaluations.length) return;
+  add(page, "h2", several ? `Checkpoints evaluated, ${run.name}` : "Checkpoints evaluated");
+  const made = add(add(page, "div", undefined, "scroll"), "table");
+  const names = [...new Set(run.evaluations.flatMap((each) => Object.keys(each.metrics)))];
+  const top = add(made, "tr");
+  for (const name of ["update", ...names]) add(top, "th", name);
+  for (const each of run.evaluations) {
+    const row = add(made, "tr");
+    add(row, "td", each.update.toLocaleString("en"));
+    for (const name of names) add(row, "td", number(each.metrics[name]));
+  }
+}
+
+function number(value) {
+  return typeof value === "number" ? String(Number(value.toPrecision(5))) : value ?? "";
 }
 
 function settings() {
@@ -207,6 +272,7 @@ function settings() {
 
 told.runs.forEach(head);
 plots();
+told.runs.forEach(evaluations);
 add(page, "h2", "When and how long");
 const lower = add(page, "div", undefined, "plots");
 for (const run of told.runs) calendar(lower, run);
@@ -214,6 +280,4 @@ bars(lower, "Time by part of the loop", "Over the whole run.", (run) => run.part
 bars(lower, "Time by callback", "Between the last two counts of hook_times.", (run) => run.hooks);
 settings();
 draw();
-dark.addEventListener("change", () => {
-  for (const [where, , more] of waiting) Plotly.relayout(where, layout(more));
-});
+dark.addEventListener("change", draw);
