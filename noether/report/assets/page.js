@@ -187,7 +187,7 @@ function plots() {
       told.runs.forEach((run, number) => curves(run, number, group, traces));
       const rows = traces.filter((trace) => trace.showlegend !== false).length;
       const height = 290 + 18 * Math.min(rows, 12);
-      return [traces, { height, shapes: marks(), xaxis: across(), yaxis: { type: log ? "log" : "linear" } }];
+      return [traces, { height, showlegend: true, shapes: marks(), xaxis: across(), yaxis: { type: log ? "log" : "linear" } }];
     });
   }
 }
