@@ -15,10 +15,12 @@ from noether.checkpoint.manifest import let_go
 from noether.distributed import gathered
 from noether.errors import CheckpointError, ConfigurationError, suggestion
 from noether.feed import to_device
+from noether.hyper import reconfigure
 from noether.loop import Course
-from noether.machine import Machine, reconfigure, train_or_freeze
+from noether.machine import Machine
 from noether.progress import Progress
 from noether.randomness import capture
+from noether.settings import train_or_freeze
 from noether.store import STATE
 from noether.turn import Carry
 
@@ -126,7 +128,7 @@ def restore(
             machine.scheduler.load_state_dict(state["scheduler"])
     except (ValueError, KeyError) as error:
         raise CheckpointError(f"{directory / STATE} does not fit this run: {error}") from error
-    reconfigure(machine, state["configured"], given)
+    reconfigure(machine.optimizer, machine.scheduler, state["configured"], given)
     named = dict(machine.module.named_parameters())
     flags = state["trainable"]
     train_or_freeze(machine, [(p, flags[name]) for name, p in named.items() if name in flags])

@@ -1,6 +1,6 @@
 """The live things of a run - model, loss, optimizer - and the single steps made with them."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -12,7 +12,9 @@ from torch import Tensor
 
 from noether.batchnorm import batch_statistics
 from noether.distributed import ALONE, Ranks, agreed, local_device
-from noether.errors import ConfigurationError, suggestion
+from noether.errors import ConfigurationError
+from noether.hyper import configured
+from noether.losses import named_losses
 from noether.state import ModelView
 
 MAX_SKIPPED = 100
@@ -115,7 +117,7 @@ def machine(
         **options,
     )
     made.view = _view(made)
-    made.configured = configured(made)
+    made.configured = configured(made.optimizer)
     return made
 
 
@@ -135,12 +137,12 @@ def _spread(
         module = parallels.synchronised(module, device)
     parallels.as_first(module)
     if parallel == "ddp":
-        return module, _exchanging(module, loss, device)
+        return module, exchanging(module, loss, device)
     parallels.sharded(module, device, ranks)
     return module, None
 
 
-def _exchanging(
+def exchanging(
     module: torch.nn.Module, loss: Callable[[Any, Any], Any], device: torch.device
 ) -> Callable[[Any], Any] | None:
     """The loss of a batch over copies of the model; None where nothing is trained."""
@@ -225,29 +227,6 @@ def evaluate_loss(
     return named_losses(answer)
 
 
-def named_losses(answer: Any) -> tuple[dict[str, Tensor], Any]:
-    """What a loss function returned: its losses by name, `total` among them, and its outputs."""
-    if isinstance(answer, Tensor) and answer.ndim == 0:
-        return {"total": answer}, None
-    loss, outputs = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, None)
-    named = loss if isinstance(loss, Mapping) else {"total": loss}
-    scalars = all(isinstance(part, Tensor) and part.ndim == 0 for part in named.values())
-    if not named or not scalars or (named is loss and "total" in named):
-        raise TypeError(
-            "the loss function returns the mean over the batch: a 0-dimensional tensor, a mapping "
-            "of them by name (`total` is their sum and ours to add), or a pair of either and "
-            f"outputs; found {_shapes(loss)}"
-        )
-    first, *more = named.values()
-    return {"total": sum(more, start=first), **named}, outputs
-
-
-def _shapes(loss: Any) -> str:
-    if isinstance(loss, Mapping):
-        return str({name: _shapes(part) for name, part in loss.items()})
-    return f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
-
-
 def forward(machine: Machine, batch: Any, *, last: bool = True) -> tuple[dict[str, Tensor], Any]:
     """The losses of a micro-batch that a backward follows, and the loss function's outputs.
 
@@ -299,105 +278,6 @@ def prepare(machine: Machine) -> None:
         parameter.grad = None
     for parameter in machine.others:
         parameter.grad = None
-
-
-def hyper(optimizer: torch.optim.Optimizer) -> dict[str, dict[str, float]]:
-    """Hyper-parameters by group; a single unnamed group is `default`, others go by number."""
-    groups = optimizer.param_groups
-    return {group_name(groups, i): _numbers(group) for i, group in enumerate(groups)}
-
-
-def configured(machine: Machine) -> dict[str, dict[str, float]]:
-    """Hyper-parameters as they were given, before any scheduler moved the rate."""
-    groups = machine.optimizer.param_groups
-    given = hyper(machine.optimizer)
-    for i, group in enumerate(groups):
-        if "initial_lr" in group:
-            given[group_name(groups, i)]["lr"] = group["initial_lr"]
-    return given
-
-
-def reconfigure(
-    machine: Machine,
-    old: Mapping[str, Mapping[str, float]],
-    new: Mapping[str, Mapping[str, float]],
-) -> None:
-    """Let hyper-parameters that were configured otherwise before a resume take their new value.
-
-    Under a scheduler a changed rate rescales the present one, and the base that it goes on from.
-    """
-    groups = machine.optimizer.param_groups
-    for i, group in enumerate(groups):
-        name = group_name(groups, i)
-        for key, value in new.get(name, {}).items():
-            before = old.get(name, {}).get(key)
-            if before is None or before == value:
-                continue
-            if key != "lr" or machine.scheduler is None:
-                group[key] = value
-            elif before and hasattr(machine.scheduler, "base_lrs"):
-                group["lr"] *= value / before
-                group["initial_lr"] = machine.scheduler.base_lrs[i] = value
-
-
-def group_name(groups: list[dict[str, Any]], position: int) -> str:
-    """The name of a parameter group."""
-    unnamed = "default" if len(groups) == 1 else str(position)
-    return str(groups[position].get("name", unnamed))
-
-
-def _numbers(group: Mapping[str, Any]) -> dict[str, float]:
-    return {key: value for key, value in group.items() if type(value) in (int, float)}
-
-
-def apply_setting(machine: Machine, target: str, value: Any) -> None:
-    """Perform a `Set`: a hyper-parameter in every group, or `lr/encoder` in one."""
-    key, _, wanted = target.partition("/")
-    if key == "trainable":
-        return _set_trained(machine, wanted, trained=bool(value))
-    groups = machine.optimizer.param_groups
-    chosen = [g for i, g in enumerate(groups) if not wanted or group_name(groups, i) == wanted]
-    if not chosen or any(key not in group for group in chosen):
-        known = {f"{k}/{g}" for g, values in hyper(machine.optimizer).items() for k in values}
-        raise LookupError(f"Set({target!r}): no such hyper-parameter; known: {sorted(known)}")
-    for group in chosen:
-        group[key] = value
-    return None
-
-
-def _set_trained(machine: Machine, wanted: str, *, trained: bool) -> None:
-    """Let the parameters of a group or name pattern be trained, or not.
-
-    Only what the optimizer holds can be trained.
-    """
-    groups = machine.optimizer.param_groups
-    held = [g["params"] for i, g in enumerate(groups) if group_name(groups, i) == wanted]
-    grouped = {id(parameter) for group in held for parameter in group}
-    named = dict(machine.module.named_parameters(remove_duplicate=False))
-    chosen = [p for n, p in named.items() if id(p) in grouped or fnmatchcase(n, wanted)]
-    if not chosen:
-        hint = suggestion(wanted, named)
-        raise LookupError(f"Set('trainable/{wanted}'): no parameter has such a name. {hint}")
-    if trained:
-        learning = {id(parameter) for parameter in machine.parameters}
-        chosen = [parameter for parameter in chosen if id(parameter) in learning]
-    if not chosen:
-        raise LookupError(
-            f"Set('trainable/{wanted}'): the optimizer holds none of these parameters; make it of "
-            "all that are to be trained at some time"
-        )
-    train_or_freeze(machine, [(parameter, trained) for parameter in chosen])
-
-
-def train_or_freeze(machine: Machine, flags: Iterable[tuple[torch.nn.Parameter, bool]]) -> None:
-    """Let each of these parameters be trained, or not."""
-    changed = [(p, trained) for p, trained in flags if p.requires_grad != trained]
-    for parameter, trained in changed:
-        parameter.requires_grad_(trained)
-        parameter.grad = None
-    if changed and machine.ranks.size > 1 and not machine.lockstep:
-        # What exchanges gradients looked once, when it was made, at which there will be.
-        machine.forward = _exchanging(machine.module, machine.loss, machine.device)
 
 
 @contextmanager

@@ -11,9 +11,9 @@ from noether.errors import CheckpointError, ConfigurationError, suggestion
 from noether.fold import Outcome
 from noether.journal import row
 from noether.loop import paused
-from noether.machine import apply_setting
 from noether.outputs import write
 from noether.saving import load_tagged, save, settle
+from noether.settings import apply_setting
 from noether.state import TrainState
 from noether.trackers import Line, Output
 from noether.trackers.sending import send, trouble

@@ -18,8 +18,8 @@ from noether.feed import Feed, reached, size
 from noether.feed.fetches import pass_numbers
 from noether.feed.foresight import Outlook, fetches
 from noether.feed.serving import Batch, Server, batches, server
+from noether.hyper import hyper
 from noether.loop import paused
-from noether.machine import hyper
 from noether.progress import Progress
 from noether.signals import Signals
 from noether.state import Event, TrainState

@@ -30,9 +30,10 @@ FACADE = "noether"
 FLOORS = {
     1: "progress state effects callback dataflow errors lines plain schedules",
     2: "actions agenda arguments averages batchnorm checkpoint console contents defaults digests "
-    "distributed elsewhere evaluation feed fold forecast hooks journal live loop machine metrics "
-    "outputs parallel passes perform purity randomness reductions remote resuming rundir running "
-    "saving session signals space storage store trackers tracking training turn weights world",
+    "distributed elsewhere evaluation feed fold forecast hooks hyper journal live loop losses "
+    "machine metrics outputs parallel passes perform purity randomness reductions remote "
+    "resuming rundir running saving session settings signals space storage store trackers "
+    "tracking training turn weights world",
     3: "config examples inspection plan report testing",
     4: "cli __main__",
 }

@@ -10,7 +10,8 @@ from torch.func import functional_call
 
 from noether.averages import having
 from noether.batchnorm import batch_statistics
-from noether.machine import named_losses, recorded
+from noether.losses import named_losses
+from noether.machine import recorded
 from noether.randomness import apart
 from noether.state import ModelView
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import count
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -38,7 +39,7 @@ def csv(*, path: str | None = None) -> Tracker:
 
     begin = _opener(path, "metrics.csv", _update_of_row, ",".join(COLUMNS))
     check = partial(place, path, "metrics.csv")
-    return Tracker("csv", begin, log, _end, holds=_holds, check=check)
+    return Tracker("csv", begin, log, _end, holds=attrgetter("held"), check=check)
 
 
 @factory
@@ -60,7 +61,7 @@ def jsonl(*, path: str | None = None) -> Tracker:
 
     begin = _opener(path, "metrics.jsonl", _update_of_line)
     check = partial(place, path, "metrics.jsonl")
-    return Tracker("jsonl", begin, log, _end, holds=_holds, check=check)
+    return Tracker("jsonl", begin, log, _end, holds=attrgetter("held"), check=check)
 
 
 def _counts(line: Line) -> dict[str, Any]:
@@ -134,10 +135,6 @@ def _update_of_line(line: bytes) -> int | None:
         return int(json.loads(line)["update"])
     except (ValueError, KeyError, TypeError):
         return None
-
-
-def _holds(opened: Open) -> int:
-    return opened.held
 
 
 def _end(opened: Open, summary: Mapping[str, Summary], state: str) -> None:

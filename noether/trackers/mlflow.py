@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from time import time
 from typing import Any
@@ -68,7 +69,9 @@ def mlflow(
         client.set_terminated(known, "RUNNING")
         return Open(client, known, int(client.get_run(known).data.metrics.get(UPDATE, -1)))
 
-    return Tracker("mlflow", begin, _log, _end, _show, holds=_holds, check=partial(_check, uri))
+    return Tracker(
+        "mlflow", begin, _log, _end, _show, holds=attrgetter("held"), check=partial(_check, uri)
+    )
 
 
 def _database(path: Path, client: Callable[[str], Any]) -> str:
@@ -103,10 +106,6 @@ def _check(uri: str | None, run_dir: Path | None) -> None:
     if uri is None:
         needs("mlflow.store.tracking.sqlalchemy_store", "mlflow")
         place(None, "mlflow", run_dir)
-
-
-def _holds(opened: Open) -> int:
-    return opened.held
 
 
 def _log(opened: Open, line: Line) -> None:

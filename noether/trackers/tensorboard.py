@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def tensorboard(*, path: str | None = None) -> Tracker:
         needs("torch.utils.tensorboard", "tensorboard")
         place(path, "tensorboard", run_dir)
 
-    return Tracker("tensorboard", begin, _log, _end, _show, holds=_holds, check=check)
+    return Tracker("tensorboard", begin, _log, _end, _show, holds=attrgetter("held"), check=check)
 
 
 def _pass_second(folder: Path) -> None:
@@ -84,10 +85,6 @@ def _pass_second(folder: Path) -> None:
 def _second(path: Path) -> int:
     written = path.name.split(".")[3]
     return int(written) if written.isdigit() else 0
-
-
-def _holds(opened: Open) -> int:
-    return opened.held
 
 
 def _log(opened: Open, line: Line) -> None:

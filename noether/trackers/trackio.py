@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def trackio(
         last = getattr(run, "_next_step", begun.now.update + 1) - 1
         return Open(run, last, begun.now.update)
 
-    return Tracker("trackio", begin, _log, _end, _show, holds=_holds, check=_check)
+    return Tracker("trackio", begin, _log, _end, _show, holds=attrgetter("held"), check=_check)
 
 
 def _hush() -> None:
@@ -68,10 +69,6 @@ def _hush() -> None:
 
 def _check(run_dir: Path | None) -> None:
     needs("trackio", "trackio")
-
-
-def _holds(opened: Open) -> int:
-    return opened.held
 
 
 def _log(opened: Open, line: Line) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -78,15 +79,11 @@ def wandb(
             return Open(run, last_step(folder / "wandb", run.id))
         return Open(run, run.starting_step - 1)
 
-    return Tracker("wandb", begin, _log, _end, _show, holds=_holds, check=_check)
+    return Tracker("wandb", begin, _log, _end, _show, holds=attrgetter("held"), check=_check)
 
 
 def _check(run_dir: Path | None) -> None:
     needs("wandb", "wandb")
-
-
-def _holds(opened: Open) -> int:
-    return opened.held
 
 
 def _log(opened: Open, line: Line) -> None:
