@@ -27,7 +27,8 @@ from attempts import PLACES, AttemptError, Ended, Options, aimed, attempt
 from compared import differences
 from forks import asked, inhabited, preload
 
-from noether.checkpoint.manifest import LATEST, Manifest, candidates, verify
+from noether.checkpoint.manifest import LATEST, Manifest, candidates
+from noether.checkpoint.verification import verify
 from noether.errors import CheckpointError
 from noether.rundir import CHECKPOINTS, read_status
 

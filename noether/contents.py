@@ -11,7 +11,7 @@ from noether.callback import HOOKS, Callback
 from noether.checkpoint import Like, load
 from noether.checkpoint.encoding import Path as TreePath
 from noether.checkpoint.encoding import decode, encode, mapped, memory_types
-from noether.checkpoint.manifest import let_go
+from noether.checkpoint.verification import let_go
 from noether.distributed import gathered
 from noether.errors import CheckpointError, ConfigurationError, suggestion
 from noether.feed import to_device

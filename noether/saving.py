@@ -7,8 +7,8 @@ from typing import Any
 
 from noether import store as storage
 from noether.checkpoint import find
-from noether.checkpoint.manifest import let_go
 from noether.checkpoint.staging import staged
+from noether.checkpoint.verification import let_go
 from noether.contents import load_weights, spread, trees
 from noether.effects import Save
 from noether.errors import CheckpointError, NonFiniteError

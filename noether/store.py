@@ -16,9 +16,10 @@ from noether import remote
 from noether.checkpoint import Found, find, newest
 from noether.checkpoint.commit import commit, commit_together
 from noether.checkpoint.encoding import Path as TreePath
-from noether.checkpoint.manifest import MANIFEST, candidates, read_manifest, verify
+from noether.checkpoint.manifest import MANIFEST, candidates, read_manifest
 from noether.checkpoint.retention import clean, prune
 from noether.checkpoint.staging import Staging
+from noether.checkpoint.verification import verify
 from noether.distributed import part, this_launch
 from noether.effects import Save
 from noether.elsewhere import checkpoints_of, settled, taken

@@ -30,7 +30,8 @@ from noether import (
     remote,
 )
 from noether.checkpoint import load, newest
-from noether.checkpoint.manifest import HELD, candidates, verify
+from noether.checkpoint.manifest import candidates
+from noether.checkpoint.verification import HELD, verify
 from noether.cli import main
 from noether.elsewhere import checkpoints_of
 from noether.remote import REMOTE

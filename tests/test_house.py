@@ -35,7 +35,7 @@ FLOORS = {
     "resuming rundir running saving session settings signals space storage store trackers "
     "tracking training turn weights world",
     3: "config examples inspection plan report testing",
-    4: "cli __main__",
+    4: "cli commands __main__",
 }
 FLOOR = {part: floor for floor, parts in FLOORS.items() for part in parts.split()}
 

@@ -36,14 +36,8 @@ import noether.store
 from noether import Callback, CheckpointError, TrainState, every, hooks
 from noether.checkpoint import load, newest
 from noether.checkpoint.encoding import encode, mapped
-from noether.checkpoint.manifest import (
-    INDEX,
-    MANIFEST,
-    candidates,
-    read_manifest,
-    sealed,
-    verify,
-)
+from noether.checkpoint.manifest import INDEX, MANIFEST, candidates, read_manifest, sealed
+from noether.checkpoint.verification import verify
 from noether.journal import read
 from noether.rundir import read_status
 from noether.storage import STORAGE, Storage

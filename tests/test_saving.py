@@ -45,8 +45,9 @@ from noether import (
 )
 from noether.checkpoint import load, newest
 from noether.checkpoint.encoding import encode, mapped
-from noether.checkpoint.manifest import candidates, read_manifest, verify
+from noether.checkpoint.manifest import candidates, read_manifest
 from noether.checkpoint.staging import Staging, staged
+from noether.checkpoint.verification import verify
 from noether.journal import read
 from noether.machine import machine, weights_are_finite
 from noether.rundir import read_status

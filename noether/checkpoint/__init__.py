@@ -18,9 +18,9 @@ from noether.checkpoint.manifest import (
     UnreadableError,
     candidates,
     entries,
-    verify,
 )
 from noether.checkpoint.retention import ranked
+from noether.checkpoint.verification import verify
 from noether.errors import CheckpointError
 from noether.remote import storage_of
 from noether.storage import Storage, listed, reaching, read, replace_text

@@ -10,7 +10,8 @@ import torch
 
 from noether.checkpoint.encoding import ELSEWHERE, mapped, tensor_name
 from noether.checkpoint.encoding import Path as TreePath
-from noether.checkpoint.manifest import INDEX, Manifest, read_manifest, verify_file
+from noether.checkpoint.manifest import INDEX, Manifest, read_manifest
+from noether.checkpoint.verification import verify_file
 from noether.errors import CheckpointError, suggestion
 
 Like = Callable[[TreePath, torch.Size], torch.Tensor | None]

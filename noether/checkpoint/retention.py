@@ -5,17 +5,8 @@ import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from noether.checkpoint.manifest import (
-    BAD,
-    MANIFEST,
-    STEP,
-    Claim,
-    Manifest,
-    candidates,
-    entries,
-    verify,
-    verify_sizes,
-)
+from noether.checkpoint.manifest import BAD, MANIFEST, STEP, Claim, Manifest, candidates, entries
+from noether.checkpoint.verification import verify, verify_sizes
 from noether.errors import CheckpointError
 from noether.storage import STORAGE, Storage, discard, is_local, is_stale, listed, remove_tree
 

@@ -31,7 +31,8 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_planned
 from torch.futures import Future
 
 from noether import remote
-from noether.checkpoint.manifest import INDEX, Manifest, verify_file
+from noether.checkpoint.manifest import INDEX, Manifest
+from noether.checkpoint.verification import verify_file
 from noether.errors import CheckpointError
 
 Record = Mapping[str, Any]

@@ -18,10 +18,9 @@ from noether.checkpoint.manifest import (
     UnreadableError,
     candidate,
     entries,
-    sized_file,
-    verify_file,
 )
 from noether.checkpoint.retention import TRASH, ranked
+from noether.checkpoint.verification import sized_file, verify_file
 from noether.errors import CheckpointError
 from noether.inspection.records import Best, Checkpoint, Leftover
 from noether.inspection.values import count, modified, number, progress, short, size

@@ -14,7 +14,8 @@ import torch
 
 from noether.checkpoint import Found, find, load, newest
 from noether.checkpoint.commit import commit
-from noether.checkpoint.manifest import candidates, read_manifest, sealed, verify
+from noether.checkpoint.manifest import candidates, read_manifest, sealed
+from noether.checkpoint.verification import verify
 from noether.errors import CheckpointError
 from noether.storage import aside_suffix
 

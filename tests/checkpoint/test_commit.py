@@ -17,8 +17,9 @@ import torch
 import noether.storage
 from noether.checkpoint import load, newest
 from noether.checkpoint.commit import commit
-from noether.checkpoint.manifest import candidates, read_manifest, verify
+from noether.checkpoint.manifest import candidates, read_manifest
 from noether.checkpoint.retention import clean, prune
+from noether.checkpoint.verification import verify
 from noether.errors import CheckpointError
 from noether.storage import ASIDE, STORAGE, Storage, is_stale
 

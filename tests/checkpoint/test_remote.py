@@ -17,16 +17,9 @@ import torch
 from noether import remote
 from noether.checkpoint import find, load, newest
 from noether.checkpoint.commit import commit
-from noether.checkpoint.manifest import (
-    HELD,
-    UnreadableError,
-    candidates,
-    let_go,
-    read_manifest,
-    sealed,
-    verify,
-)
+from noether.checkpoint.manifest import UnreadableError, candidates, read_manifest, sealed
 from noether.checkpoint.retention import clean, prune
+from noether.checkpoint.verification import HELD, let_go, verify
 from noether.errors import CheckpointError, ConfigurationError
 from noether.remote import REMOTE
 from noether.storage import STORAGE, Storage, listed, read
