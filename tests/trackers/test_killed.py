@@ -2,15 +2,17 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.group import ROOT
-from tests.trackers.runs import RARELY, READERS, logged, made, near, of_csv, train
+from tests.trackers.runs import RARELY, READERS, logged, made, near, of_csv, trackio_folder, train
 
 pytestmark = pytest.mark.filterwarnings("default")  # what the libraries are warned of is theirs
 
@@ -75,3 +77,50 @@ def test_what_a_kill_catches_on_its_way_is_tracked_once(name: str, killed: Path)
     found = READERS[name](killed)
     assert [at for at, _ in found] == list(range(1, 10))
     assert near(found, logged(killed))
+
+
+# ---------------------------------------------------------------- killed at random
+
+SLOWLY = """
+import sys, time
+from pathlib import Path
+from noether import Callback
+from tests.trackers.runs import RARELY, READERS, made, train
+series = Path(sys.argv[1])
+train(series, RARELY, Callback("slow", after_update=lambda state: time.sleep(0.02)),
+    until={"updates": 60}, trackers=[made(name, series) for name in READERS], resume="auto")
+"""
+KILLS = int(os.environ.get("NOETHER_KILLS", "50")) // 10
+"""Runs that are killed again and again; a nightly run sets more."""
+SEED = int(os.environ.get("NOETHER_SEED", random.SystemRandom().randrange(10**6)))
+
+
+def started(series: Path, folder: Path) -> subprocess.Popen[bytes]:
+    environment = {n: v for n, v in os.environ.items() if n != "WANDB_SERVICE"}
+    environment |= {"PYTHONPATH": str(ROOT), "TRACKIO_DIR": str(trackio_folder())}
+    with open(folder / "said", "ab") as said:
+        command = [sys.executable, "-c", SLOWLY, str(series)]
+        return subprocess.Popen(command, env=environment, stdout=said, stderr=said)
+
+
+@pytest.mark.deep
+@pytest.mark.timeout(60 + 40 * KILLS)
+@pytest.mark.parametrize("number", range(KILLS))
+def test_runs_killed_at_random_moments_are_tracked_once(number: int, tmp_path: Path) -> None:
+    chance, series = random.Random(SEED + number), tmp_path / f"runs{SEED + number}"
+    print(f"NOETHER_SEED={SEED + number}")
+    for _ in range(chance.randint(1, 3)):
+        process = started(series, tmp_path)
+        journal = series / "1" / "journal.jsonl"
+        before = journal.stat().st_size if journal.exists() else 0
+        while process.poll() is None and not (journal.exists() and journal.stat().st_size > before):
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0, 1.5))
+        process.kill()
+        process.wait()
+    process = started(series, tmp_path)
+    assert process.wait() == 0, (tmp_path / "said").read_text()
+    for name, reader in READERS.items():
+        found = reader(series / "1")
+        assert [at for at, _ in found] == list(range(1, 61)), name
+        assert near(found, logged(series / "1")), name
