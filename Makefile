@@ -28,7 +28,8 @@ deep: install
 
 # The faults that take minutes to provoke, and long walks of the checkpoint machine.
 test-deep: install
-	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest -n 2 --dist worksteal -m deep tests/faults
+	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest -n 2 --dist worksteal -m deep tests/faults \
+		tests/trackers
 
 # Writes docs/benchmarks.*; OPTIONS="S1 S7 --rounds 9" for two of the scenarios, say.
 bench: .venv/compared
