@@ -13,6 +13,9 @@ from noether.trackers.tracker import Begun, Line, Output, Summary, Tracker
 
 MOST = 10_000
 """Lines that wait at most; a tracker that is slower than that loses the next ones."""
+PAUSE = 50e-6
+"""Seconds, every ten rows of a long journal, in which training can have the interpreter: it would
+wait a hundred times as long for it each time that it asks."""
 FLUSH = 20.0
 """Seconds that the end of a run waits for what was not sent yet."""
 
@@ -107,7 +110,9 @@ def _caught_up(sender: Sender, handle: Any) -> Mapping[str, Summary]:
         held = _tried(sender, sender.tracker.holds, handle)
         sender.held = None if held is NOTHING else held
     try:
-        for item in sender.earlier:
+        for number, item in enumerate(sender.earlier):
+            if number % 10 == 0:
+                time.sleep(PAUSE)
             if isinstance(item, Line):
                 known = summed(known, item.metrics)
             if sender.held is not None and item.now.update > sender.held:
