@@ -11,6 +11,8 @@ from pathlib import Path
 from time import time
 from typing import Any
 
+from toolz import partition_all
+
 from noether.callback import factory
 from noether.plain import flat, plain
 from noether.trackers.remembered import keep, recall
@@ -28,6 +30,8 @@ from noether.trackers.tracker import (
 UPDATE = "progress/update"
 """Logged with every tick: tells how far a run has been tracked."""
 STATES = {"done": "FINISHED", "failed": "FAILED", "preempted": "KILLED"}
+AT_ONCE = 1000
+"""Metrics that it takes in one call."""
 LONGEST = 500
 """Characters that a parameter may have."""
 REFUSED = re.compile(r"[^\w\-. :/]")
@@ -109,13 +113,14 @@ def _check(uri: str | None, run_dir: Path | None) -> None:
 
 
 def _log(opened: Open, line: Line) -> None:
-    """All of a tick at once, so that it is there as a whole or not at all."""
+    """All of a tick; how far the run is tracked comes last, so that the rest is there then."""
     from mlflow.entities import Metric
 
     now, update = int(1000 * time()), line.now.update
     values = {**with_counts(line), **({} if line.event == "evaluation" else {UPDATE: update})}
     metrics = [Metric(REFUSED.sub("_", n), float(v), now, update) for n, v in values.items()]
-    opened.client.log_batch(opened.run, metrics=metrics)
+    for some in partition_all(AT_ONCE, metrics):
+        opened.client.log_batch(opened.run, metrics=some)
 
 
 def _show(opened: Open, output: Output) -> None:

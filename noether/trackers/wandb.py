@@ -63,7 +63,7 @@ def wandb(
         folder = None if begun.run is None else begun.run / FOLDER
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-        run = wandb.init(
+        run: Any = wandb.init(
             **options,
             name=name or begun.name,
             tags=[*tags],
@@ -71,9 +71,9 @@ def wandb(
             resume="allow",
             mode="offline" if offline else "online",
             dir=None if folder is None else str(folder),
-            config=plain(begun.config),
             settings=wandb.Settings(console="off", silent=True),
         )
+        run.config.update(plain(begun.config), allow_val_change=True)
         keep(begun, "wandb", id=run.id)
         if folder is not None and offline:
             return Open(run, last_step(folder / "wandb", run.id))

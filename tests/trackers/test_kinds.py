@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import noether
-from noether import Callback, Save, TrainState, Write, at, every, hooks, trackers
+from noether import Callback, Log, Save, TrainState, Write, at, every, hooks, trackers
 from noether.rundir import lock
 from tests.strategies import net, samples, squared_error
 from tests.trackers.runs import (
@@ -22,6 +22,7 @@ from tests.trackers.runs import (
     broken,
     logged,
     made,
+    mlflow_id,
     near,
     of_csv,
     of_wandb,
@@ -62,6 +63,20 @@ def test_a_tracker_that_is_new_in_a_resumed_run_gets_all_of_it(name: str, tmp_pa
     found = READERS[name](tmp_path / "1")
     assert [at for at, _ in found] == [1, 2, 3, 4, 5, 6]
     assert near(found, logged(tmp_path / "1"))
+
+
+def test_mlflow_takes_any_number_of_metrics_of_any_name(tmp_path: Path) -> None:
+    def many(state: TrainState) -> Log:
+        return Log({f"weights[{n}]": float(n) for n in range(1_500)})
+
+    train(
+        tmp_path, every(updates=6)(Callback("many", on_schedule=many)), trackers=[trackers.mlflow()]
+    )
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{tmp_path / '1' / 'trackers' / 'mlflow.db'}")
+    found = client.get_run(mlflow_id(tmp_path / "1")).data.metrics
+    assert {n: found[f"weights_{n}_"] for n in range(1_500)} == {n: n for n in range(1_500)}
 
 
 def test_a_database_of_mlflow_that_was_left_half_made_is_made_anew(tmp_path: Path) -> None:
