@@ -212,7 +212,7 @@ def _evaluated(session: Session) -> TrainState:
     write_row(world, outcome)
     with tracked_evaluation(world):
         track_evaluation(world, outcome.state)
-        show(world, outcome.requests, outcome.carry.memories)
+        show(world, outcome)
     return outcome.state
 
 

@@ -1,7 +1,7 @@
 """The world's side of a tick: effects performed in their one order."""
 
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from noether.loop import paused
 from noether.outputs import write
 from noether.saving import load_tagged, save, settle
 from noether.settings import apply_setting
-from noether.state import TrainState
+from noether.state import Event, TrainState
 from noether.trackers import Line, Output
 from noether.trackers.sending import send, trouble
 from noether.turn import Failure, Request, fatal
@@ -31,7 +31,7 @@ def perform(world: World, outcome: Outcome) -> None:
         track(world, outcome.state)
     if not outcome.requests:
         return
-    show(world, outcome.requests, outcome.carry.memories)
+    show(world, outcome)
     for request in outcome.requests:
         if isinstance(request.effect, Set):
             apply_setting(world.machine, request.effect.target, request.effect.value)
@@ -42,18 +42,18 @@ def perform(world: World, outcome: Outcome) -> None:
     _load(world, outcome)
 
 
-def show(world: World, requests: Sequence[Request], memories: Mapping[str, Any]) -> None:
+def show(world: World, outcome: Outcome) -> None:
     """Perform `Say`, `Export`, `Write` and `Do`."""
-    for request in requests:
-        _show(world, request, memories)
+    for request in outcome.requests:
+        _show(world, request, outcome)
 
 
-def _show(world: World, request: Request, memories: Mapping[str, Any]) -> None:
+def _show(world: World, request: Request, outcome: Outcome) -> None:
     effect = request.effect
     if isinstance(effect, Say):
         world.console.say(effect.text, routine=effect.routine)
     elif isinstance(effect, Write | Export):
-        _put(world, effect, memories)
+        _put(world, effect, outcome)
     elif isinstance(effect, Do):
         if effect.action not in world.actions:
             hint = suggestion(effect.action, world.actions)
@@ -75,28 +75,27 @@ def _load(world: World, outcome: Outcome) -> None:
         load_tagged(world.store.checkpoints, request.effect.tag, world.machine)
 
 
-def _put(world: World, effect: Write | Export, memories: Mapping[str, Any]) -> None:
+def _put(world: World, effect: Write | Export, outcome: Outcome) -> None:
     """Write a file of the run directory; what fails there is no reason to end a run."""
     if world.store is None:
         world.console.warn(f"{effect.name} is not written: the run has no run directory")
         return
     try:
         with paused(world.course):
-            _written(world, world.store.run, effect, memories)
+            _written(world, world.store.run, effect, outcome)
     except (OSError, TypeError, ValueError, ImportError, ConfigurationError) as error:
         world.console.warn(f"{effect.name} is not written: {error}; training goes on")
 
 
-def _written(world: World, run: Path, effect: Write | Export, memories: Mapping[str, Any]) -> None:
+def _written(world: World, run: Path, effect: Write | Export, outcome: Outcome) -> None:
     if isinstance(effect, Export):
-        average = weights(world.pipeline, effect.weights, memories)
+        average = weights(world.pipeline, effect.weights, outcome.carry.memories)
         export(run / WEIGHTS, effect, world.machine.module, average, world.machine.ranks)
     elif folder := world.outputs():
-        output = Output(
-            world.course.progress, effect.name, write(folder, effect.name, effect.payload)
-        )
-        for sender in world.senders:
-            send(sender, output)
+        path, event = write(folder, effect.name, effect.payload), outcome.state.event
+        if not _said_before(world, event):
+            for sender in world.senders:
+                send(sender, Output(world.course.progress, effect.name, path, event))
 
 
 def write_row(world: World, outcome: Outcome) -> None:
@@ -115,8 +114,8 @@ def write_row(world: World, outcome: Outcome) -> None:
 
 
 def track(world: World, state: TrainState) -> None:
-    """Send a tick's metrics to the trackers; those of an opening tick only the first time."""
-    if not state.fresh or (state.event == "start" and state.now.session > 1):
+    """Send a tick's metrics to the trackers."""
+    if not state.fresh or _said_before(world, state.event):
         return
     metrics = {name: state.metrics[name] for name in sorted(state.fresh)}
     line = Line(state.now, metrics, state.event)
@@ -124,6 +123,11 @@ def track(world: World, state: TrainState) -> None:
         send(sender, line)
         if said := trouble(sender):
             world.console.warn(said)
+
+
+def _said_before(world: World, event: Event) -> bool:
+    """Whether it is the opening tick of a resumed run, which says once more what was said."""
+    return event == "start" and world.store is not None and world.store.committed is not None
 
 
 def described(request: Request) -> dict[str, Any]:

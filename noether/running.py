@@ -50,11 +50,11 @@ POINTS: Mapping[Event, str] = {
 
 def lived(session: Session) -> TrainState:
     """The run itself: opening tick, updates, closing tick; every way out runs the closing hooks."""
-    if closed(session):
+    with tracked(session.world):
+        if not closed(session):
+            return _lived(session)
         _load_again(session)
         return _final(session, over(session))
-    with tracked(session.world):
-        return _lived(session)
 
 
 def _lived(session: Session) -> TrainState:
@@ -321,7 +321,7 @@ def _preempted(session: Session) -> None:
     state = at(session, "end", now, reason=session.signals.name)
     outcome = folding.leave(session.fold, state, session.carry, "after_training")
     session.closed = True
-    show(session.world, outcome.requests, outcome.carry.memories)
+    show(session.world, outcome)
     raise_fatal(session, state, tell_failures(session.world, outcome.failures))
 
 
@@ -332,7 +332,7 @@ def _leave(session: Session, error: BaseException, *hooks: str) -> None:
     closing = () if session.closed else ("after_training",)
     outcome = folding.leave(session.fold, state, session.carry, *hooks, *closing)
     try:
-        show(session.world, outcome.requests, outcome.carry.memories)
+        show(session.world, outcome)
     except Exception as later:
         error.add_note(f"then, while its closing hooks were served: {later}")
     for failure in outcome.failures:

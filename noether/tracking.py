@@ -1,10 +1,10 @@
 """Trackers at work beside a session: begun before it, ended whatever ends it."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
+from noether.errors import CheckpointError
 from noether.journal import JOURNAL, extent
 from noether.progress import Progress
 from noether.rundir import owner, read_status
@@ -56,7 +56,7 @@ def tracked_evaluation(world: World) -> Iterator[None]:
     where another process uses them, as it trains.
     """
     run = None if world.store is None else world.store.run
-    if world.machine.ranks.rank or not _free(world, run):
+    if world.machine.ranks.rank or not world.trackers or not _free(world, run):
         yield
         return
     begun = Begun() if run is None else Begun(run, config_of(run), _last(run), resumed=True)
@@ -68,7 +68,7 @@ def tracked_evaluation(world: World) -> Iterator[None]:
 
 
 def _free(world: World, run: Path | None) -> bool:
-    held = None if run is None or not world.trackers else owner(run)
+    held = None if run is None else owner(run)
     if held is None or held.owns is False:
         return True
     world.console.warn(f"the trackers get no results: process {held.pid} may be using {run}")
@@ -77,13 +77,18 @@ def _free(world: World, run: Path | None) -> bool:
 
 def _last(run: Path) -> Progress:
     """Where a run stands, by its journal."""
-    row = extent(run / JOURNAL).last
-    return progress_of(row) if row else Progress()
+    with suppress(OSError, KeyError, TypeError, ValueError):
+        return progress_of(extent(run / JOURNAL).last)
+    return Progress()
 
 
 def _state(run: Path | None) -> str:
-    found: Any = "done" if run is None else read_status(run).get("state")
-    return found if found in ("done", "preempted") else "failed"
+    if run is None:
+        return "done"
+    with suppress(CheckpointError):
+        found = read_status(run).get("state")
+        return found if found in ("done", "preempted") else "failed"
+    return "failed"
 
 
 def track_evaluation(world: World, state: TrainState) -> None:

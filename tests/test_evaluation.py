@@ -275,7 +275,7 @@ def test_the_command_prints_what_the_run_itself_found(
     lines = dict(line.split(": ") for line in capsys.readouterr().out.splitlines() if ": " in line)
     for name in ("loss/val/total", "ema=0.5/loss/val/total"):
         assert float(lines[name]) == pytest.approx(found[name], rel=1e-4)
-    with open(tmp_path / "runs" / "1" / "trackers" / "metrics.csv", newline="") as file:
+    with open(tmp_path / "runs" / "1" / "trackers" / "metrics.evaluations.csv", newline="") as file:
         values = {row["metric"]: float(row["value"]) for row in csv.DictReader(file)}
     assert values["evaluation/loss/val/total"] == pytest.approx(found["loss/val/total"], rel=1e-4)
 

@@ -18,8 +18,8 @@ def earlier(journal: Path, size: int, outputs: Path) -> Iterator[Line | Output]:
 
     Raises OSError, CheckpointError where the journal is damaged.
     """
-    for row in read(journal, size):
-        if row["tick"] != "start" or row["session"] == 1:
+    for number, row in enumerate(read(journal, size)):
+        if row["tick"] != "start" or not number:
             yield from _told(row, outputs)
 
 
@@ -36,7 +36,7 @@ def _told(row: Mapping[str, Any], outputs: Path) -> Iterator[Line | Output]:
         yield Line(now, metrics, row["tick"])
     for effect in row["effects"]:
         if effect["kind"] == "write" and (path := placed(outputs, effect["name"])).is_file():
-            yield Output(now, effect["name"], path)
+            yield Output(now, effect["name"], path, row["tick"])
 
 
 def _number(written: Any) -> Any:

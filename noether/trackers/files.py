@@ -3,7 +3,8 @@
 import csv as values
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import count
@@ -17,6 +18,7 @@ from noether.storage import replace_text
 from noether.trackers.tracker import Begun, Line, Summary, Tracker, place
 
 COLUMNS = ("update", "epoch", "sample", "seconds", "metric", "value")
+HEAD = ",".join(COLUMNS)
 
 
 @factory
@@ -24,8 +26,9 @@ def csv(*, path: str | None = None) -> Tracker:
     """Write a row for each value: update, epoch, sample, seconds, metric, value.
 
     Into `path`, by default `trackers/metrics.csv` in the run directory; beside it go the summary
-    and the configuration, as JSON. A resumed run cuts the file back, and adds what it lacks; a
-    fresh one puts a file that is there already aside, as `metrics.1.csv`.
+    and the configuration, as JSON, and in `metrics.evaluations.csv` results of `noether evaluate`.
+    A resumed run cuts its file back, and adds what it lacks; any other puts a file that is there
+    already aside, as `metrics.1.csv`.
 
     >>> csv(path="metrics.csv").name
     'csv'
@@ -34,10 +37,10 @@ def csv(*, path: str | None = None) -> Tracker:
     def log(opened: Open, line: Line) -> None:
         counts = _counts(line)
         rows = ([*counts.values(), name, value] for name, value in line.metrics.items())
-        values.writer(opened.file, lineterminator="\n").writerows(rows)
-        opened.file.flush()
+        with _file(opened, line, HEAD) as file:
+            values.writer(file, lineterminator="\n").writerows(rows)
 
-    begin = _opener(path, "metrics.csv", _update_of_row, ",".join(COLUMNS))
+    begin = _opener(path, "metrics.csv", _update_of_row, HEAD)
     check = partial(place, path, "metrics.csv")
     return Tracker("csv", begin, log, _end, holds=attrgetter("held"), check=check)
 
@@ -47,8 +50,9 @@ def jsonl(*, path: str | None = None) -> Tracker:
     """Write a JSON value a line for each tick: update, epoch, sample, seconds, metrics.
 
     Into `path`, by default `trackers/metrics.jsonl` in the run directory; beside it go the summary
-    and the configuration. A resumed run cuts the file back, and adds what it lacks; a fresh one
-    puts a file that is there already aside, as `metrics.1.jsonl`.
+    and the configuration, and in `metrics.evaluations.jsonl` results of `noether evaluate`. A
+    resumed run cuts its file back, and adds what it lacks; any other puts a file that is there
+    already aside, as `metrics.1.jsonl`.
 
     >>> jsonl().name
     'jsonl'
@@ -56,8 +60,8 @@ def jsonl(*, path: str | None = None) -> Tracker:
 
     def log(opened: Open, line: Line) -> None:
         told = plain({**_counts(line), "metrics": line.metrics})
-        opened.file.write(json.dumps(told, allow_nan=False) + "\n")
-        opened.file.flush()
+        with _file(opened, line) as file:
+            file.write(json.dumps(told, allow_nan=False) + "\n")
 
     begin = _opener(path, "metrics.jsonl", _update_of_line)
     check = partial(place, path, "metrics.jsonl")
@@ -85,17 +89,51 @@ def _opener(
     def begin(begun: Begun) -> Open:
         target = place(path, name, begun.run)
         target.parent.mkdir(parents=True, exist_ok=True)
-        if not begun.resumed:
-            _set_aside(target)
+        if not begun.resumed or _owner(target) != _run(begun):
+            for each in (target, _evaluations(target)):
+                _set_aside(each)
         held = _cut(target, update, begun.now.update)
         file = open(target, "a", encoding="utf-8", newline="")  # noqa: SIM115 - until its end
         if head and not file.tell():
             file.write(f"{head}\n")
-        config = json.dumps(plain(begun.config), indent=1, default=str)
-        replace_text(target.with_suffix(".config.json"), config)
+        told = {"run": _run(begun), "config": plain(begun.config)}
+        replace_text(_beside(target), json.dumps(told, indent=1, default=str))
         return Open(file, held)
 
     return begin
+
+
+@contextmanager
+def _file(opened: Open, line: Line, head: str = "") -> Iterator[TextIO]:
+    """Where a line goes: results of evaluations into a file of their own, which nothing cuts."""
+    if line.event != "evaluation":
+        yield opened.file
+        opened.file.flush()
+        return
+    with open(_evaluations(Path(opened.file.name)), "a", encoding="utf-8", newline="") as file:
+        if head and not file.tell():
+            file.write(f"{head}\n")
+        yield file
+
+
+def _evaluations(target: Path) -> Path:
+    return target.with_suffix(f".evaluations{target.suffix}")
+
+
+def _beside(target: Path) -> Path:
+    return target.with_suffix(".config.json")
+
+
+def _run(begun: Begun) -> str | None:
+    return None if begun.run is None else str(begun.run.resolve())
+
+
+def _owner(target: Path) -> Any:
+    """The run directory that a file belongs to."""
+    try:
+        return json.loads(_beside(target).read_text(encoding="utf-8"))["run"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _set_aside(target: Path) -> None:

@@ -41,7 +41,9 @@ def chunks(file: BinaryIO) -> Iterator[bytes]:
     while True:
         left = BLOCK - place % BLOCK
         if left < HEAD:
-            place += len(file.read(left))
+            if len(file.read(left)) < left:
+                return
+            place += left
             continue
         head = file.read(HEAD)
         size, kind = int.from_bytes(head[4:6], "little"), head[6:]

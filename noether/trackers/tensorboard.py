@@ -11,7 +11,6 @@ import yaml
 
 from noether.callback import factory
 from noether.plain import plain
-from noether.trackers.remembered import keep, recall
 from noether.trackers.tables import markdown, table
 from noether.trackers.tracker import (
     Begun,
@@ -26,8 +25,6 @@ from noether.trackers.tracker import (
 
 ROWS = 100
 """Of a table, that are shown."""
-NOTED = 1.0
-"""Seconds between two notes of what was written; a little too early a note is mended."""
 
 
 @dataclass(slots=True)
@@ -35,19 +32,20 @@ class Open:
     """A writer of events, and the last update whose events all stay."""
 
     writer: Any
-    begun: Begun
     held: int
-    noted: float = -NOTED
+    evaluations: Path
+    """Where results of evaluations go: a run beside, of which nothing is purged."""
 
 
 @factory
 def tensorboard(*, path: str | None = None) -> Tracker:
     """Write event files for TensorBoard (extra `tensorboard`): scalars by update.
 
-    Into the folder `path`, by default `trackers/tensorboard` in the run directory. Epochs and
-    samples are scalars too, the configuration and the summary texts; of what callbacks write,
-    pictures (`.png`), texts and the first rows of tables (`.csv`) are shown. What was written after
-    the checkpoint that a session goes on from is purged, of a fresh run all that the folder held.
+    Into `trackers/tensorboard` in the run directory, or a folder of the run's name in `path`.
+    Epochs and samples are scalars too, the configuration and the summary texts; of what callbacks
+    write, pictures (`.png`), texts and the first rows of tables (`.csv`) are shown. What was
+    written after the checkpoint that a session goes on from is purged. Results of evaluations are
+    a run beside.
 
     >>> tensorboard(path="logs").name
     'tensorboard'
@@ -57,19 +55,26 @@ def tensorboard(*, path: str | None = None) -> Tracker:
         from torch.utils.tensorboard import SummaryWriter
 
         folder = place(path, "tensorboard", begun.run)
-        noted = recall(begun, "tensorboard").get("update", -1) if begun.resumed else -1
-        held = min(noted, begun.now.update)
+        if path is not None and begun.name is not None:
+            folder = folder / begun.name
+        held = _held(begun)
         _pass_second(folder)
         writer: Any = SummaryWriter(str(folder), purge_step=held + 1)
         if held < 0:
             writer.add_text("config", _fenced(plain(begun.config)), 0)
-        return Open(writer, begun, held)
+        return Open(writer, held, folder / "evaluation")
 
     def check(run_dir: Path | None) -> None:
         needs("torch.utils.tensorboard", "tensorboard")
         place(path, "tensorboard", run_dir)
 
     return Tracker("tensorboard", begin, _log, _end, _show, holds=attrgetter("held"), check=check)
+
+
+def _held(begun: Begun) -> int:
+    """The last update of which all is written and stays; that of the last thing is begun anew."""
+    last = begun.noted[0] if begun.noted is not None else -1
+    return begun.now.update if last > begun.now.update else max(last - 1, -1)
 
 
 def _pass_second(folder: Path) -> None:
@@ -88,12 +93,19 @@ def _second(path: Path) -> int:
 
 
 def _log(opened: Open, line: Line) -> None:
-    for name, value in with_counts(line).items():
-        opened.writer.add_scalar(name, value, line.now.update)
+    if line.event == "evaluation":
+        from torch.utils.tensorboard import SummaryWriter
+
+        with SummaryWriter(str(opened.evaluations)) as writer:
+            _add(writer, line)
+        return
+    _add(opened.writer, line)
     opened.writer.flush()
-    if line.event != "evaluation" and time.monotonic() - opened.noted > NOTED:
-        keep(opened.begun, "tensorboard", update=line.now.update)
-        opened.noted = time.monotonic()
+
+
+def _add(writer: Any, line: Line) -> None:
+    for name, value in with_counts(line).items():
+        writer.add_scalar(name, value, line.now.update)
 
 
 def _show(opened: Open, output: Output) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from noether.errors import ConfigurationError
 from noether.progress import Progress
@@ -25,11 +25,20 @@ class Begun:
     """Where the session goes on: what was tracked of later updates will come again."""
     resumed: bool = False
     """Whether it goes on with a run that was tracked before."""
+    noted: "Position | None" = None
+    """The last that this tracker was given then; it may lack it, where it keeps things for later.
+    """
 
     @property
     def name(self) -> str | None:
         """A name for the run where people have given none: its directory's."""
         return None if self.run is None else "-".join(self.run.resolve().parts[-2:])
+
+
+Position: TypeAlias = tuple[int, int]
+"""An update, and which of the things it is that are tracked of it: a line, files, a line."""
+ALL = 1 << 62
+"""As the second of a position: all of that update."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +63,7 @@ class Output:
     now: Progress
     name: str
     path: Path
+    event: Event = "update"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +92,8 @@ class Tracker:
     """For files that callbacks write; None: it takes none."""
     holds: Callable[[Any], int] | None = None
     """Asked in a resumed run, after `begin`: the last update that is there, -1 for none. What is
-    missing of earlier sessions follows from the journal, and what is there does not come again.
-    None: only what this session logs comes, and all of it."""
+    missing of earlier sessions follows from the journal; what is there does not come again, also
+    where this session finds other values. None: all that this session logs comes, and no more."""
     check: Callable[[Path | None], Any] = lambda run_dir: None
     """Called with the run's series before anything else; raises ConfigurationError where something
     is missing."""

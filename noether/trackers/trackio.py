@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from noether.callback import factory
 from noether.plain import plain
@@ -30,6 +31,7 @@ def trackio(
 
     Of what callbacks write, pictures (`.png`), tables (`.csv`) and texts are shown.
 
+    A run is called `name`, by default as its directory, with four characters that no other has.
     Into its own folder on this machine (`TRACKIO_DIR`), or the Space `space_id`. A resumed run goes
     on in its run of theirs; what that lacks is logged again, from the journal.
 
@@ -44,7 +46,7 @@ def trackio(
         known = recall(begun, "trackio") if begun.resumed else {}
         run = trackio.init(
             project=project,
-            name=known.get("name", name or begun.name),
+            name=known.get("name", _unlike(name or begun.name)),
             space_id=space_id,
             config=plain(begun.config),
             resume="allow" if known else "never",
@@ -57,6 +59,11 @@ def trackio(
         return Open(run, last, begun.now.update)
 
     return Tracker("trackio", begin, _log, _end, _show, holds=attrgetter("held"), check=_check)
+
+
+def _unlike(name: str | None) -> str | None:
+    """The name with an end of its own: runs are gone on with by their names alone."""
+    return None if name is None else f"{name}-{uuid4().hex[:4]}"
 
 
 def _hush() -> None:

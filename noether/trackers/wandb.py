@@ -97,7 +97,9 @@ def _log(opened: Open, line: Line) -> None:
 def _show(opened: Open, output: Output) -> None:
     import wandb
 
-    if output.path.suffix == ".png":
+    if output.event == "evaluation":  # of an earlier step, perhaps, than the last
+        opened.run.log_artifact(str(output.path), type="output")
+    elif output.path.suffix == ".png":
         picture = wandb.Image(str(output.path))
         opened.run.log({output.name: picture}, step=output.now.update)
     elif output.path.suffix == ".csv":

@@ -62,21 +62,29 @@ def logged(run: Path) -> list[tuple[int, float]]:
     return [(row["update"], row["metrics"][LOSS]) for row in rows if LOSS in row["metrics"]]
 
 
+def kind(name: str) -> str:
+    """Results of evaluations have files of their own."""
+    return ".evaluations" if name.startswith("evaluation/") else ""
+
+
 def of_csv(run: Path, name: str = LOSS) -> list[tuple[int, float]]:
-    with open(run / "trackers" / "metrics.csv", newline="") as file:
+    with open(run / "trackers" / f"metrics{kind(name)}.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     return [(int(r["update"]), float(r["value"])) for r in rows if r["metric"] == name]
 
 
 def of_jsonl(run: Path, name: str = LOSS) -> list[tuple[int, float]]:
-    lines = map(json.loads, (run / "trackers" / "metrics.jsonl").read_text().splitlines())
+    lines = map(
+        json.loads, (run / "trackers" / f"metrics{kind(name)}.jsonl").read_text().splitlines()
+    )
     return [(each["update"], each["metrics"][name]) for each in lines if name in each["metrics"]]
 
 
 def of_tensorboard(run: Path, name: str = LOSS) -> list[tuple[int, float]]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    found = EventAccumulator(str(run / "trackers" / "tensorboard"))
+    folder = run / "trackers" / "tensorboard"
+    found = EventAccumulator(str(folder / "evaluation" if kind(name) else folder))
     found.Reload()
     return [(each.step, each.value) for each in found.Scalars(name)]
 

@@ -102,7 +102,7 @@ def test_files_hold_the_configuration_and_the_summary_of_all_sessions(
     assert told["state"] == "done"
     wanted = {"min": min(losses), "max": max(losses), "last": losses[-1], "best": min(losses)}
     assert told["summary"][LOSS] == wanted
-    assert json.loads((folder / "metrics.config.json").read_text())["batch_size"] == 4
+    assert json.loads((folder / "metrics.config.json").read_text())["config"]["batch_size"] == 4
 
 
 def test_tensorboard_has_samples_configuration_and_summary(tmp_path: Path) -> None:
@@ -249,7 +249,7 @@ def test_a_configuration_and_a_summary_survive_an_evaluation(tmp_path: Path) -> 
     folder = tmp_path / "other" / "1" / "trackers"
     config, summary = (folder / f"metrics.{what}.json" for what in ("config", "summary"))
     after = json.loads(config.read_text()), json.loads(summary.read_text())
-    assert after[0]["batch_size"] == before[0]["batch_size"] == 4
+    assert after[0]["config"]["batch_size"] == before[0]["config"]["batch_size"] == 4
     assert after[1]["summary"].keys() == before[1]["summary"].keys() | {RESULT}
     assert after[1]["state"] == "done"
 
@@ -268,5 +268,5 @@ def test_trackers_of_a_run_that_is_being_trained_are_left_alone(
         given: dict[str, Any] = {"loss": squared_error, "datasets": {"val": samples(6, seed=2)}}
         given |= {"callbacks": hooks.offline_loss(dataset="val"), "trackers": [trackers.csv()]}
         noether.evaluate(net(), run=tmp_path, **given)
-    assert of_csv(tmp_path / "1", RESULT) == []
+    assert not (tmp_path / "1" / "trackers" / "metrics.evaluations.csv").exists()
     assert f"process {os.getpid()} may be using" in capsys.readouterr().err
