@@ -127,7 +127,7 @@ def track(world: World, state: TrainState) -> None:
 
 def _said_before(world: World, event: Event) -> bool:
     """Whether it is the opening tick of a resumed run, which says once more what was said."""
-    return event == "start" and world.store is not None and world.store.committed is not None
+    return event == "start" and any(sender.begun.resumed for sender in world.senders)
 
 
 def described(request: Request) -> dict[str, Any]:

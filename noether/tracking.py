@@ -22,7 +22,8 @@ def tracked(world: World) -> Iterator[None]:
     store, now = world.store, world.course.progress
     if not world.machine.ranks.rank:
         run = None if store is None else store.run
-        resumed = store is not None and store.committed is not None
+        # One that begins with another run's checkpoint has rows of its own only later.
+        resumed = store is not None and store.journal is not None and store.journal.position() > 0
         begun = Begun(run, world.config, now, resumed)
         world.senders = [_started(each, begun) for each in world.trackers]
     state = "failed"

@@ -43,7 +43,7 @@ def train(folder: Path | None, *callbacks: Callback, **options: Any) -> Any:
     return model
 
 
-def broken(folder: Path, update: int, **options: Any) -> None:
+def broken(folder: Path, update: int, *callbacks: Callback, **options: Any) -> None:
     """A run that fails after an update's tick was tracked, as if it had been killed: nothing of it
     is saved but what `SAVING` had.
     """
@@ -53,7 +53,7 @@ def broken(folder: Path, update: int, **options: Any) -> None:
             raise ValueError("broken off")
 
     with pytest.raises(HookError):
-        train(folder, SAVING, Callback("fail", before_update=fail), **options)
+        train(folder, SAVING, *callbacks, Callback("fail", before_update=fail), **options)
 
 
 def logged(run: Path) -> list[tuple[int, float]]:
@@ -81,10 +81,14 @@ def of_jsonl(run: Path, name: str = LOSS) -> list[tuple[int, float]]:
 
 
 def of_tensorboard(run: Path, name: str = LOSS) -> list[tuple[int, float]]:
+    folder = run / "trackers" / "tensorboard"
+    return scalars(folder / "evaluation" if kind(name) else folder, name)
+
+
+def scalars(folder: Path, name: str = LOSS) -> list[tuple[int, float]]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    folder = run / "trackers" / "tensorboard"
-    found = EventAccumulator(str(folder / "evaluation" if kind(name) else folder))
+    found = EventAccumulator(str(folder))
     found.Reload()
     return [(each.step, each.value) for each in found.Scalars(name)]
 

@@ -68,7 +68,10 @@ def logged(records: list[bytes]) -> bytes:
     return file
 
 
-@given(st.lists(st.builds(bytes, st.integers(0, 70_000)), max_size=6), st.integers(0, 20))
+LENGTHS = st.integers(0, 70_000) | st.integers(BLOCK - 20, BLOCK - 7)
+
+
+@given(st.lists(st.builds(bytes, LENGTHS), max_size=6), st.integers(0, 20))
 def test_records_of_any_size_are_found_up_to_where_a_file_ends(
     records: list[bytes], cut: int
 ) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from noether import hooks
 from tests.group import ROOT
 from tests.trackers.runs import RARELY, READERS, logged, made, near, of_csv, trackio_folder, train
 
@@ -77,6 +78,37 @@ def test_what_a_kill_catches_on_its_way_is_tracked_once(name: str, killed: Path)
     found = READERS[name](killed)
     assert [at for at, _ in found] == list(range(1, 10))
     assert near(found, logged(killed))
+
+
+ENDING = """
+import os, signal, sys, time
+from dataclasses import replace
+from pathlib import Path
+from noether import Callback, Log, hooks, tracking
+from tests.trackers.runs import made, train
+series = Path(sys.argv[1])
+def slow(tracker):
+    def log(handle, line):
+        time.sleep(0.3)
+        tracker.log(handle, line)
+    return replace(tracker, log=log)
+tracking.finish = lambda senders, state: os.kill(os.getpid(), signal.SIGKILL)
+final = Callback("final", after_training=lambda state: Log({"final": 1.0}))
+train(series, hooks.checkpoint(), final, trackers=[slow(made(name, series)) for name in sys.argv[2:]])
+"""
+
+
+def test_a_run_killed_while_its_trackers_end_is_tracked_to_its_end(tmp_path: Path) -> None:
+    names, environment = ["csv", "mlflow"], {**os.environ, "PYTHONPATH": str(ROOT)}
+    victim = [sys.executable, "-c", ENDING, str(tmp_path), *names]
+    done = subprocess.run(victim, env=environment, timeout=120, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    tracked = [made(name, tmp_path) for name in names]
+    train(tmp_path, hooks.checkpoint(), trackers=tracked, resume="auto")
+    for name in names:
+        found = READERS[name](tmp_path / "1")
+        assert [at for at, _ in found] == list(range(1, 7)), name
+        assert READERS[name](tmp_path / "1", "final") == [(6, 1.0)], name
 
 
 # ---------------------------------------------------------------- killed at random

@@ -14,6 +14,7 @@ from PIL import Image
 import noether
 from noether import Callback, Log, Save, TrainState, Write, at, every, hooks, trackers
 from noether.rundir import lock
+from noether.trackers import Tracker
 from tests.strategies import net, samples, squared_error
 from tests.trackers.runs import (
     LOSS,
@@ -27,6 +28,7 @@ from tests.trackers.runs import (
     of_csv,
     of_wandb,
     read_state,
+    scalars,
     trackio_folder,
     train,
     wandb_records,
@@ -270,3 +272,24 @@ def test_trackers_of_a_run_that_is_being_trained_are_left_alone(
         noether.evaluate(net(), run=tmp_path, **given)
     assert not (tmp_path / "1" / "trackers" / "metrics.evaluations.csv").exists()
     assert f"process {os.getpid()} may be using" in capsys.readouterr().err
+
+
+def test_runs_whose_trackers_have_one_path_leave_each_others_files_alone(tmp_path: Path) -> None:
+    def at_one_path() -> list[Tracker]:
+        folder = tmp_path / "all"
+        csv, jsonl = (str(folder / name) for name in ("metrics.csv", "lines.jsonl"))
+        boards = trackers.tensorboard(path=str(folder / "boards"))
+        return [trackers.csv(path=csv), trackers.jsonl(path=jsonl), boards]
+
+    series = tmp_path / "runs"
+    train(series, SAVING, trackers=at_one_path())
+    train(series, SAVING, trackers=at_one_path(), until={"updates": 9})
+    second = (tmp_path / "all" / "metrics.csv").read_bytes()
+    given: dict[str, Any] = {"loss": squared_error, "datasets": {"val": samples(6, seed=2)}}
+    given |= {"callbacks": hooks.offline_loss(dataset="val"), "trackers": at_one_path()}
+    noether.evaluate(net(), run=series / "1", **given)
+    first, kept = (tmp_path / "all" / f"metrics{n}.csv" for n in (".1", ".2"))
+    assert kept.read_bytes() == second
+    assert first.read_bytes() == (tmp_path / "all" / "metrics.csv").read_bytes()
+    for number, updates in (("1", 6), ("2", 9)):
+        assert len(scalars(tmp_path / "all" / "boards" / f"runs-{number}")) == updates
