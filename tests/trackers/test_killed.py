@@ -11,9 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from noether import hooks
 from tests.group import ROOT
-from tests.trackers.runs import RARELY, READERS, logged, made, near, of_csv, trackio_folder, train
+from tests.trackers.runs import (
+    CLOSING,
+    RARELY,
+    READERS,
+    logged,
+    made,
+    near,
+    of_csv,
+    trackio_folder,
+    train,
+)
 
 pytestmark = pytest.mark.filterwarnings("default")  # what the libraries are warned of is theirs
 
@@ -84,8 +93,8 @@ ENDING = """
 import os, signal, sys, time
 from dataclasses import replace
 from pathlib import Path
-from noether import Callback, Log, hooks, tracking
-from tests.trackers.runs import made, train
+from noether import Callback, Log, tracking
+from tests.trackers.runs import CLOSING, made, train
 series = Path(sys.argv[1])
 def slow(tracker):
     def log(handle, line):
@@ -94,7 +103,8 @@ def slow(tracker):
     return replace(tracker, log=log)
 tracking.finish = lambda senders, state: os.kill(os.getpid(), signal.SIGKILL)
 final = Callback("final", after_training=lambda state: Log({"final": 1.0}))
-train(series, hooks.checkpoint(), final, trackers=[slow(made(name, series)) for name in sys.argv[2:]])
+tracked = [slow(made(name, series)) for name in sys.argv[2:]]
+train(series, CLOSING, final, trackers=tracked)
 """
 
 
@@ -104,7 +114,7 @@ def test_a_run_killed_while_its_trackers_end_is_tracked_to_its_end(tmp_path: Pat
     done = subprocess.run(victim, env=environment, timeout=120, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     tracked = [made(name, tmp_path) for name in names]
-    train(tmp_path, hooks.checkpoint(), trackers=tracked, resume="auto")
+    train(tmp_path, CLOSING, trackers=tracked, resume="auto")
     for name in names:
         found = READERS[name](tmp_path / "1")
         assert [at for at, _ in found] == list(range(1, 7)), name
