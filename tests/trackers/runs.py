@@ -16,6 +16,7 @@ from noether import (
     TrainState,
     every,
     hooks,
+    once_at_end,
     trackers,
 )
 from noether.journal import read
