@@ -25,7 +25,7 @@ from tests.strategies import net, samples, sgd, squared_error
 
 SAVING = hooks.checkpoint(schedule=every(updates=2))
 RARELY = hooks.checkpoint(schedule=every(updates=4))
-CLOSING = hooks.checkpoint(schedule=once_at_end())
+CLOSING = hooks.checkpoint(schedule=once_at_end)
 LOSS = "loss/online/total/U1"
 
 
