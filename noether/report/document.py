@@ -50,7 +50,9 @@ def _run(made: History, name: str) -> dict[str, Any]:
         "facts": facts(made),
         # A single one of a run that is done stands in the headline.
         "stops": told if made.status.get("state") != "done" or len(told) > 1 else [],
-        "failed": [f"{by}: {times} times" for by, times in made.status.get("failed", {}).items()],
+        "failed": [
+            f"{by}: {times} times" for by, times in (made.status.get("failed") or {}).items()
+        ],
         "sessions": made.sessions[1:],
         "series": {key: _curve(each) for key, each in made.series.items() if drawn(key)},
         "firings": [
@@ -58,9 +60,7 @@ def _run(made: History, name: str) -> dict[str, Any]:
         ],
         "saves": sorted({at for each in made.saves.values() for at in each}),
         "clock": _clock(made),
-        "evaluations": [
-            {"update": row["update"], "metrics": row["metrics"]} for row in made.evaluations
-        ],
+        "evaluations": made.evaluations,
         "parts": _part_times(made),
         "hooks": _hook_times(made),
         "rows": made.rows,

@@ -101,7 +101,11 @@ def settings(made: History) -> Any:
 
 def _evaluations(run: Path) -> list[Mapping[str, Any]]:
     path = run / EVALUATIONS
-    return [*deque(read(path), EVALUATED)] if path.is_file() else []
+    try:
+        rows = deque(read(path), EVALUATED) if path.is_file() else ()
+        return [{"update": int(row["update"]), "metrics": dict(row["metrics"])} for row in rows]
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} holds a row that is none of an evaluation") from error
 
 
 def _status(run: Path) -> Mapping[str, Any]:

@@ -14,7 +14,7 @@ from noether.hooks.outputs import compared as drawing
 from noether.hooks.outputs.compared import compared
 from tests.strategies import net, samples, sgd, squared_error
 
-CLASSES = st.integers(1, 5)
+CLASSES = st.integers(2, 5)
 
 
 @settings(max_examples=20)
@@ -62,8 +62,29 @@ def test_what_is_not_finite_does_not_keep_a_figure_from_being_drawn(tmp_path: Pa
 
 
 def test_shapes_that_do_not_fit_are_told() -> None:
-    with pytest.raises(ValueError, match=r"mean has shape \(3, 2\), the targets \(3,\)"):
+    with pytest.raises(ValueError, match=r"it has shape \(3, 2\), the targets \(3,\)"):
         compared(torch.zeros(3, 2), torch.zeros(3), "mean")
+
+
+@pytest.mark.parametrize(
+    ("predicted", "true", "told"),
+    [
+        (torch.zeros(2, dtype=torch.int64), torch.tensor([0, 5_000]), "classes from 0 to 999"),
+        (torch.tensor([-1, 0]), torch.tensor([0, 1]), "classes from 0 to 999"),
+        (torch.zeros(2, 0), torch.zeros(2, 0), "no numbers"),
+        (torch.zeros(2), ["a", "b"], "takes tensors"),
+        (torch.zeros(2, dtype=torch.complex64), torch.zeros(2), "complex"),
+    ],
+)
+def test_what_cannot_be_drawn_is_told(predicted: Any, true: Any, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        compared(predicted, true, "mean")
+
+
+@pytest.mark.parametrize("true", [torch.tensor([50, 20]), torch.tensor([True, False])])
+def test_a_column_of_numbers_is_no_score_of_a_class(true: torch.Tensor) -> None:
+    (axes,) = compared(true.float()[:, None], true, "mean").axes
+    assert axes.get_title() == "mean, off by 0 on average"
 
 
 class Two(torch.nn.Module):
@@ -92,6 +113,23 @@ def test_pictures_lie_beside_the_predictions(model: Any, files: list[str], tmp_p
     for name in files:
         with Image.open(folder / f"predictions.val{name}") as picture:
             assert len(set(picture.convert("L").resize((50, 50)).get_flattened_data())) > 2
+
+
+def test_what_no_target_fits_is_said_and_all_else_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Wide(Two):
+        def forward(self, inputs: torch.Tensor) -> Any:
+            found = super().forward(inputs)
+            return found if self.training else {**found, "wide": inputs.repeat(1, 5)}
+
+    made = every(epochs=1)(hooks.predictions(dataset="val", plot=True))
+    given: dict[str, Any] = {"optimizer": sgd, "until": {"epochs": 1}, "batch_size": 4}
+    given |= {"datasets": {"val": samples(5, seed=3)}, "defaults": False, "loss": squared_error}
+    noether.train(Wide(), samples(8), callbacks=[made], run_dir=tmp_path, **given)
+    names = {path.name for path in (tmp_path / "1" / "outputs").iterdir()}
+    assert names == {f"predictions.val_E1_U2_S8{n}" for n in (".pt", "_a.png", "_b.png")}
+    assert "predictions: wide is not drawn: it has shape (5, " in capsys.readouterr().out
 
 
 def test_without_matplotlib_a_plot_is_refused_before_the_run(

@@ -287,6 +287,16 @@ def test_rows_that_are_none_are_an_error_naming_the_file(tmp_path: Path, line: s
         history(run)
 
 
+@pytest.mark.parametrize("line", ["{}", '{"update": 1, "metrics": null}'])
+def test_rows_of_evaluations_that_are_none_are_an_error_naming_the_file(
+    tmp_path: Path, line: str
+) -> None:
+    run = invented(tmp_path / "1", {"loss/a": 1.0})
+    (run / "evaluation.jsonl").write_text(f"{line}\n")
+    with pytest.raises(CheckpointError, match=r"evaluation\.jsonl"):
+        history(run)
+
+
 def test_a_place_that_cannot_be_written_is_an_error_with_the_way_out(tmp_path: Path) -> None:
     run = invented(tmp_path / "1", {"loss/a": 1.0})
     with pytest.raises(ConfigurationError, match=r"cannot be written.*-o FILE\.html"):

@@ -293,3 +293,42 @@ def test_runs_whose_trackers_have_one_path_leave_each_others_files_alone(tmp_pat
     assert first.read_bytes() == (tmp_path / "all" / "metrics.csv").read_bytes()
     for number, updates in (("1", 6), ("2", 9)):
         assert len(scalars(tmp_path / "all" / "boards" / f"runs-{number}")) == updates
+
+
+@pytest.mark.parametrize("name", ["csv", "jsonl", "tensorboard"])
+def test_results_of_several_evaluations_stay_also_when_the_run_goes_on(
+    name: str, tmp_path: Path
+) -> None:
+    broken(tmp_path, 5, trackers=[made(name, tmp_path)])
+    given: dict[str, Any] = {"loss": squared_error, "datasets": {"val": samples(6, seed=2)}}
+    given |= {"callbacks": hooks.offline_loss(dataset="val"), "run": tmp_path}
+    for _ in range(2):
+        noether.evaluate(net(), trackers=[made(name, tmp_path)], **given)
+    train(tmp_path, SAVING, trackers=[made(name, tmp_path)], resume="auto")
+    noether.evaluate(net(), trackers=[made(name, tmp_path)], **given)
+    assert [at for at, _ in READERS[name](tmp_path / "1", RESULT)] == [4, 4, 6]
+    assert near(READERS[name](tmp_path / "1"), logged(tmp_path / "1"))
+
+
+@pytest.mark.parametrize("tracked", [True, False])
+def test_a_run_with_its_checkpoints_alone_is_evaluated(tmp_path: Path, *, tracked: bool) -> None:
+    train(tmp_path, SAVING)
+    run = tmp_path / "1"
+    (run / "journal.jsonl").unlink()
+    (run / "status.json").write_text('{"state": "do')
+    given: dict[str, Any] = {"loss": squared_error, "datasets": {"val": samples(6, seed=2)}}
+    given |= {"callbacks": hooks.offline_loss(dataset="val"), "run": run}
+    found = noether.evaluate(net(), trackers=[trackers.csv()] if tracked else [], **given)
+    told = of_csv(run, RESULT) if tracked else []
+    assert told == [(6, found.metrics["loss/val/total"])][: len(told)]
+    assert bool(told) is tracked
+
+
+def test_runs_of_one_name_are_two_of_trackios(tmp_path: Path) -> None:
+    tracker = trackers.trackio(project=tmp_path.name, name="mine")
+    train(tmp_path, trackers=[tracker])
+    train(tmp_path, trackers=[tracker])
+    with sqlite3.connect(trackio_folder() / f"{tmp_path.name}.db") as database:
+        names = {name for (name,) in database.execute("select run_name from metrics")}
+    assert len(names) == 2
+    assert all(name.startswith("mine-") for name in names)

@@ -10,6 +10,8 @@ from torch import Tensor
 
 PANELS, POINTS, CLASSES = 9, 5_000, 20
 """Numbers of a row that are drawn, points of each, and classes whose counts are written."""
+MOST = 1_000
+"""Classes of which counts are drawn."""
 SIDE = 3.2
 """Inches of a panel."""
 
@@ -27,24 +29,42 @@ def compared(predicted: Tensor, true: Tensor, name: str) -> Any:
     or classes themselves; samples of a class below 0 are left out. Otherwise both have one shape,
     (samples, ...), and each number of a row is a panel of its own, up to nine.
 
-    Raises ValueError where the shapes don't fit.
+    Raises ValueError where the shapes don't fit, or what is given can't be drawn.
     """
-    classes = not true.is_floating_point() and not true.is_complex() and true.ndim == 1
-    if classes and predicted.ndim == 2:
+    if problem := _problem(predicted, true):
+        raise ValueError(f"{name} is not drawn: {problem}")
+    if _are_classes(true) and predicted.ndim == 2 and predicted.shape[1] > 1:
         return _confusion(predicted.argmax(1), true, predicted.shape[1], name)
+    if predicted.ndim == true.ndim + 1 and predicted.shape[-1] == 1:
+        predicted = predicted.squeeze(-1)
     if predicted.shape != true.shape:
         raise ValueError(
-            f"{name} has shape {tuple(predicted.shape)}, the targets {tuple(true.shape)}; a plot "
-            "takes two of one shape, or classes and their scores"
+            f"{name} is not drawn: it has shape {tuple(predicted.shape)}, the targets "
+            f"{tuple(true.shape)}; a plot takes two of one shape, or classes and their scores"
         )
-    if classes and not predicted.is_floating_point():
+    if _are_classes(true) and _are_classes(predicted):
         return _confusion(predicted, true, 0, name)
     return _points(predicted, true, name)
+
+
+def _problem(predicted: Any, true: Any) -> str | None:
+    for each in (predicted, true):
+        if not isinstance(each, Tensor):
+            return "it takes tensors"
+        if each.is_complex() or not each.numel():
+            return "it is complex" if each.numel() else "there are no numbers"
+    return None
+
+
+def _are_classes(values: Tensor) -> bool:
+    return not values.is_floating_point() and values.ndim == 1
 
 
 def _confusion(predicted: Tensor, true: Tensor, classes: int, name: str) -> Any:
     predicted, true = predicted.cpu()[true.cpu() >= 0], true.cpu()[true.cpu() >= 0]
     size = max(classes, 1, *(1 + int(each.max()) for each in (predicted, true) if len(each)))
+    if size > MOST or (predicted < 0).any():
+        raise ValueError(f"{name} is not drawn: expected classes from 0 to {MOST - 1}")
     counts = torch.bincount(true.long() * size + predicted.long(), minlength=size * size)
     counts = counts.view(size, size)
     figure, (axes,) = _panels(1, SIDE + 0.25 * min(size, CLASSES))

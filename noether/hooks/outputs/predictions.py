@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 from torch import Tensor
 
 from noether.callback import Callback, DataPass, factory
-from noether.effects import Write
+from noether.effects import Say, Write
 from noether.hooks.outputs.compared import check_drawing, compared
 from noether.hooks.outputs.names import by_name, chosen, prefix, stamp, texts
 from noether.state import ModelView, TrainState
@@ -43,7 +43,7 @@ def predictions(
 
     Raises ValueError where `plot` has no matplotlib; in the run LookupError, with the keys there
     are, for one that the model doesn't give, and ValueError for an output that isn't one row per
-    sample, or that no target can stand beside.
+    sample. What no target can stand beside is not drawn, and said.
 
     >>> predictions(dataset="test", format="csv").name
     'predictions/test'
@@ -61,7 +61,7 @@ def predictions(
         _check_rows(rows)
         return rows
 
-    def write(state: TrainState) -> list[Write]:
+    def write(state: TrainState) -> list[Write | Say]:
         if not state.results:
             return []
         found = {key: rows for key, rows in state.results.items() if targets or key != TARGET}
@@ -85,14 +85,17 @@ def _target(batch: Any) -> dict[str, Any]:
     return {TARGET: batch[1]}
 
 
-def _drawn(name: str, results: Mapping[str, Any]) -> list[Write]:
-    """A picture for each key; an only one is called as the file beside it."""
+def _drawn(name: str, results: Mapping[str, Any]) -> list[Write | Say]:
+    """A picture for each key, or why there is none; an only one is called as the file beside it."""
     keys = [key for key in results if key != TARGET]
-    pictures = {key: compared(results[key], results[TARGET], key) for key in keys}
-    return [
-        Write(f"{name}.png" if len(keys) == 1 else f"{name}_{key}.png", picture)
-        for key, picture in pictures.items()
-    ]
+    made: list[Write | Say] = []
+    for key in keys:
+        file = f"{name}.png" if len(keys) == 1 else f"{name}_{key}.png"
+        try:
+            made.append(Write(file, compared(results[key], results[TARGET], key)))
+        except ValueError as error:
+            made.append(Say(f"predictions: {error}"))
+    return made
 
 
 def _check_rows(rows: Mapping[str, Any]) -> None:

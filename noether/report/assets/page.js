@@ -8,7 +8,7 @@ const dark = window.matchMedia("(prefers-color-scheme: dark)");
 const waiting = [];
 const AXES = { update: "updates", sample: "samples", seconds: "training time" };
 const kept = location.hash.slice(1); // a page that is loaded again has it still
-let axis = kept in AXES ? kept : "update";
+let axis = Object.hasOwn(AXES, kept) ? kept : "update";
 
 // What comes from a run is only ever set as text.
 function add(parent, kind, text, name) {
@@ -66,7 +66,7 @@ function along(run, updates) {
     while (place > 0 && known[place] > at) place -= 1;
     while (place < known.length - 2 && known[place + 1] <= at) place += 1;
     const next = Math.min(place + 1, known.length - 1);
-    const share = next > place ? (at - known[place]) / (known[next] - known[place]) : 0;
+    const share = known[next] > known[place] ? (at - known[place]) / (known[next] - known[place]) : 0;
     return (values[place] + share * (values[next] - values[place])) / scale;
   });
 }
