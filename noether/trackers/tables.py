@@ -1,10 +1,13 @@
 """Tables that callbacks write, as trackers show them."""
 
 import csv
+import re
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+NUMBER = re.compile(r"(?P<whole>-?(0|[1-9]\d*))|-?(0|[1-9]\d*)(\.\d+)?(e[-+]?\d+)?|nan|-?inf")
+"""As Python writes one: `007` and `1_000` are texts."""
 MOST = 10_000
 """Rows that are shown; the file has all."""
 
@@ -27,10 +30,11 @@ def table(path: Path, most: int = MOST) -> Table:
 def markdown(table: Table) -> str:
     """A table as Markdown.
 
-    >>> print(markdown(Table(["n", "word"], [[1.0, "a|b"]])))
+    >>> print(markdown(Table(["n", "word"], [[_cell("1"), _cell("007|")], [_cell("1e-05"), ""]])))
     | n | word |
     |---|---|
-    | 1.0 | a\\|b |
+    | 1 | 007\\| |
+    | 1e-05 |  |
     """
     lines = [_line(table.columns), "|" + "---|" * len(table.columns), *map(_line, table.rows)]
     return "\n".join(lines)
@@ -42,7 +46,7 @@ def _line(cells: list[float | str] | list[str]) -> str:
 
 
 def _cell(written: str) -> float | str:
-    try:
-        return float(written)
-    except ValueError:
+    found = NUMBER.fullmatch(written)
+    if found is None:
         return written
+    return int(written) if found["whole"] else float(written)

@@ -27,10 +27,15 @@ about_both = st.tuples(about_metrics, invent.plain).flatmap(
         ]
     )
 )
+with_another = st.tuples(about_metrics, invent.plain).map(lambda pair: pair[0] | pair[1])
+with_memory = st.tuples(invent.metric_conditions, invent.improvements | invent.plateaus).map(
+    lambda pair: pair[0] & pair[1]
+)
+awaiting = [invent.schedules, about_both, *[with_another] * 3, *[with_memory] * 10]
 
 
 @given(
-    schedule=st.booleans().flatmap(lambda any: invent.schedules if any else about_both),
+    schedule=st.sampled_from(awaiting).flatmap(lambda made: made),
     walk=invent.walks(),
 )
 def test_what_awaits_metrics_sleeps_through_the_updates_that_produce_none(
