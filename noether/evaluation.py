@@ -69,7 +69,7 @@ def evaluate(
     batch_size: samples of a batch over all ranks, where a pass names none.
     actions: what `Do` can ask for beside what every run has, as for `train`.
     trackers: those of the run, as for `train`. They get each result as `evaluation/{metric}`, at
-        the update of the checkpoint.
+        the update of the checkpoint; Weights & Biases, whose steps only grow, in its summary.
 
     Returns the snapshot with its metrics. Raises ConfigurationError before anything is evaluated,
     CheckpointError where there is no such checkpoint, HookError from a callback.
