@@ -11,7 +11,7 @@ FULL, FIRST, LAST = 1, 2, 4
 
 def last_step(folder: Path, run: str) -> int:
     """The last step that the files of a run hold, of all its sessions; -1: none."""
-    files = folder.glob(f"offline-run-*-{run}/*.wandb")
+    files = folder.glob(f"offline-run-*/run-{run}.wandb")
     records = (record for path in files for record in read(path))
     steps = (r.history.step.num for r in records if r.WhichOneof("record_type") == "history")
     return max(steps, default=-1)

@@ -3,6 +3,7 @@
 import csv
 import json
 import sqlite3
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,8 @@ def broken(folder: Path, update: int, *callbacks: Callback, **options: Any) -> N
 
     with pytest.raises(HookError):
         train(folder, SAVING, *callbacks, Callback("fail", before_update=fail), **options)
+    if (wandb := sys.modules.get("wandb")) is not None:
+        wandb.teardown()  # the next session has a process of its own there, too
 
 
 def logged(run: Path) -> list[tuple[int, float]]:

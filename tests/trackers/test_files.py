@@ -79,3 +79,17 @@ def test_records_of_any_size_are_found_up_to_where_a_file_ends(
     assert list(chunks(BytesIO(data))) == records
     found = list(chunks(BytesIO(data[: max(len(data) - cut, 7)])))
     assert found == records[: len(found)]
+
+
+def test_a_session_begun_within_the_second_of_another_is_read(tmp_path: Path) -> None:
+    tracker = trackers.wandb(offline=True)
+    handle = tracker.begin(Begun(tmp_path))
+    for update in (1, 2):
+        tracker.log(handle, Line(Progress(update=update), {"loss": 1.0}))
+    tracker.end(handle, {}, "failed")
+    (folder,) = (tmp_path / "trackers" / "wandb").glob("offline-run-*")
+    folder.rename(folder.with_name(f"{folder.name}-1"))  # as it would be called then
+    handle = tracker.begin(Begun(tmp_path, now=Progress(update=2), resumed=True))
+    assert tracker.holds is not None
+    assert tracker.holds(handle) == 2
+    tracker.end(handle, {}, "done")
