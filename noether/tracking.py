@@ -95,5 +95,5 @@ def _state(run: Path | None) -> str:
 def track_evaluation(world: World, state: TrainState) -> None:
     """Send an evaluation's results, `evaluation/{metric}`, at the update of the checkpoint."""
     metrics = {f"evaluation/{name}": state.metrics[name] for name in sorted(state.fresh)}
-    for sender in world.senders:
+    for sender in world.senders if metrics else ():
         send(sender, Line(state.now, metrics, "evaluation"))

@@ -332,3 +332,11 @@ def test_runs_of_one_name_are_two_of_trackios(tmp_path: Path) -> None:
         names = {name for (name,) in database.execute("select run_name from metrics")}
     assert len(names) == 2
     assert all(name.startswith("mine-") for name in names)
+
+
+def test_an_evaluation_of_an_empty_set_tracks_nothing(tmp_path: Path) -> None:
+    train(tmp_path, SAVING, trackers=[trackers.jsonl()])
+    given: dict[str, Any] = {"loss": squared_error, "datasets": {"val": samples(0)}}
+    given |= {"callbacks": hooks.offline_loss(dataset="val"), "trackers": [trackers.jsonl()]}
+    assert noether.evaluate(net(), run=tmp_path, **given).fresh == frozenset()
+    assert not (tmp_path / "1" / "trackers" / "metrics.evaluations.jsonl").exists()
